@@ -1,0 +1,54 @@
+# `make help` lists what there is. Everything lives in .venv; a stamp file there makes a second set-up instant.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --no-input --disable-pip-version-check --constraint infra/constraints.txt
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.stamp-run  ## set up .venv with what the product needs
+
+demo: $(VENV)/.stamp-run  ## run the main job on embedded data: images -> store -> picture
+	$(BIN)/gatehouse extract infra/demo.yaml
+	$(BIN)/gatehouse inspect demo-store
+
+test: $(VENV)/.stamp-test  ## run the tests (ARGS="-k noise" picks some)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.stamp-dev  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.stamp-dev  ## bring the code into format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.stamp-test  ## measure speed and bytes, as ratios within one run
+	$(BIN)/python -m jobs.bench $(ARGS)
+
+clean:  ## remove all that these targets make
+	rm -rf $(VENV) demo-store build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# torch first and alone: everything else is small beside it, and must not choose another release.
+$(VENV)/.stamp-run: pyproject.toml infra/constraints.txt
+	@echo "Setting up $(VENV): a minute or two, most of it torch"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-run
+	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-test
+	$(PIP) --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""The jobs: what a command line or `ray job submit` starts. Only wiring; nothing imports this package."""

@@ -1,0 +1,133 @@
+"""The command line. Each command only reads its options and hands over to the job's module.
+
+Jobs are imported when they are called: `--help` and a wrong spec must not wait seconds for torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+_USER_ERRORS = (ValueError, OSError)
+"""What users can mend (a wrong spec or argument, a missing file, a missing right); all else is ours: a traceback."""
+
+
+class _Group(TyperGroup):
+    """Prints users' errors as messages: exit code 2 for a wrong spec or argument, 1 for files and storage."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _USER_ERRORS as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Store = Annotated[str, typer.Argument(help="Folder or URL of the store.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+
+@app.callback()
+def gatehouse(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Images to a store of diffusion features."""
+
+
+@app.command()
+def extract(
+    spec: Annotated[str, typer.Argument(help="Path or URL of the spec, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as in groups.0.seed=1.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Do only so many images of those that are left.")
+    ] = None,
+    dry_run: DryRun = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do failed rows again whose reason can pass.")
+    ] = False,
+    retry_reason: Annotated[
+        list[str] | None, typer.Option(metavar="REASON", help="Do again what failed for this reason.")
+    ] = None,
+    serial: Annotated[bool, typer.Option("--serial", help="One process, no Ray: for debugging.")] = False,
+) -> None:
+    """Shards in, a feature store out; the same command goes on after a crash."""
+    from schemas.spec import ExtractSpec
+    from schemas.specfile import load
+
+    checked: ExtractSpec = load(spec, overrides or ())
+    from jobs.extract import run  # after the check: it brings torch and Ray
+
+    code = run(
+        checked,
+        limit=limit,
+        dry_run=dry_run,
+        retry_failed=retry_failed,
+        retry_reasons=tuple(retry_reason or ()),
+        serial=serial,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def shard(
+    images: Annotated[list[str], typer.Argument(help="Images, or folders of images.")],
+    out: Annotated[str, typer.Option(help="Folder or URL to write shards to.")],
+    shard_size: Annotated[int, typer.Option(min=1, help="Images a shard.")] = 1000,
+) -> None:
+    """Make shards from images."""
+    from jobs.shard import shard as make_shards
+
+    make_shards(images, out, shard_size)
+
+
+@app.command()
+def inspect(
+    store: Store,
+    out: Annotated[str | None, typer.Option(help="Where to write the picture.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Images in the picture.")] = 6,
+) -> None:
+    """Show a store: a table of its arrays, a picture of some rows."""
+    from jobs.inspect import run
+
+    raise typer.Exit(run(store, out=out, rows=rows))
+
+
+@app.command()
+def verify(
+    store: Store,
+    fast: Annotated[bool, typer.Option("--fast", help="Compare sizes only, read no features.")] = False,
+) -> None:
+    """Check that every committed row is there, readable, unique and as written."""
+    from jobs.verify import run
+
+    raise typer.Exit(run(store, fast=fast))
+
+
+@app.command()
+def gc(
+    store: Store,
+    dry_run: DryRun = False,
+    abandoned: Annotated[
+        bool, typer.Option("--abandoned", help="Also attempts without an outcome; no job may be running.")
+    ] = False,
+) -> None:
+    """Remove what lost and dead attempts left behind."""
+    from jobs.gc import run
+
+    raise typer.Exit(run(store, dry_run=dry_run, abandoned=abandoned))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command in `arguments` (default: the process's) and exit the process with its code."""
+    app(args=arguments, prog_name="gatehouse")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The extract job: spec -> plan -> store -> shards on Ray -> commit.
+
+`gatehouse extract SPEC.yaml` and `python -m jobs.extract SPEC.yaml` are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from jobs.report import ProgressReport, show_plan, show_summary
+from pipeline import ledger, probe, storage, todo
+from pipeline.batches import Assignment
+from pipeline.identity import check_same
+from pipeline.job import Job
+from pipeline.plan import Plan, make_plan
+from pipeline.ray_runner import RayRunner
+from pipeline.serial_runner import SerialRunner
+from pipeline.store import StoreError, open_store, read_manifest
+from schemas.layout import RUNS
+from schemas.receipts import Manifest, RunRecord
+from schemas.spec import ExtractSpec
+
+DONE, SET_ASIDE, TOO_MANY_BAD, STOPPED = 0, 3, 4, 5
+"""Exit codes; 1 is an unexpected error and 2 a spec or store that was refused."""
+
+_OUTCOMES = {
+    DONE: "done",
+    SET_ASIDE: "done, but some shards were set aside",
+    TOO_MANY_BAD: "failed: more bad samples than max_bad_fraction allows",
+    STOPPED: "stopped; the same command goes on from here",
+}
+_BATCHES_HELD = 8  # decoded ahead, and on their way
+
+
+def run(
+    spec: ExtractSpec,
+    *,
+    limit: int | None = None,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+    retry_reasons: Collection[str] = (),
+    serial: bool = False,
+) -> int:
+    """Run the job, and return its exit code.
+
+    Args:
+        spec: checked.
+        limit: do only so many samples of those that are left.
+        dry_run: print the plan, with a probe of two images, and write nothing.
+        retry_failed: also do again what failed for reasons that can pass.
+        retry_reasons: do again what failed for these reasons instead.
+        serial: in this process, without Ray.
+
+    Raises:
+        ValueError: whatever of spec, store or shards makes the job impossible.
+    """
+    console = Console()
+    logging.basicConfig(level=logging.INFO, format="gatehouse: %(message)s")
+    plan = make_plan(spec)
+    manifest, assignments = _what_is_left(plan, limit, retry_failed or bool(retry_reasons), retry_reasons)
+    if not assignments and not dry_run:
+        assert manifest is not None
+        return _already_done(console, spec, manifest)
+    started, began = datetime.now(UTC), time.monotonic()
+    runner = (SerialRunner if serial else RayRunner)(spec, manifest or plan.manifest)
+    try:
+        if manifest is None or dry_run:
+            measured = runner.probe(plan.shards[:8])
+            held = 3 * spec.output.block_bytes + _BATCHES_HELD * spec.backbone.batch_size * _image_bytes(spec)
+            if dry_run:
+                show_plan(console, plan, measured, runner.actors, held)
+            probe.check(measured, spec, held, runner.actors_per_device)
+        if dry_run:
+            return DONE
+        job = Job(spec, open_store(spec.store, plan.manifest), assignments)
+        rows = plan.rows * len(assignments) // len(plan.shards)
+        with _stop_on_signal(job, console), ProgressReport(console, limit or rows) as report:
+            runner.run(job, report)
+        images = job.counts.total()
+    finally:
+        runner.close()
+    ledger.compact(spec.store, ledger.read_ledger(spec.store))
+    code = _exit_code(job)
+    record = RunRecord(
+        exit_code=code,
+        outcome=_OUTCOMES[code],
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 3),
+        images=images,
+        counts=dict(job.counts),
+        set_aside=job.schedule.set_aside,
+        device=runner.device,
+        actors=runner.actors,
+    )
+    _keep(spec.store, record)
+    show_summary(console, record, spec.store)
+    return code
+
+
+def _what_is_left(
+    plan: Plan, limit: int | None, retry: bool, reasons: Collection[str]
+) -> tuple[Manifest | None, Sequence[Assignment]]:
+    """The manifest of the store, None for a store that is not there yet, and what this run has to do."""
+    url = plan.spec.store
+    try:
+        manifest = read_manifest(url)
+    except StoreError as error:
+        if not error.missing:
+            raise
+        assignments = [Assignment(shard) for shard in plan.shards]
+        return None, assignments if limit is None else todo.limited(assignments, limit, plan.spec.input)
+    check_same(url, manifest, plan.manifest.identity)
+    committed = ledger.read_ledger(url)
+    todo.check_unchanged(plan.shards, committed)
+    assignments = todo.unfinished(plan.shards, committed)
+    if limit is not None:
+        assignments = todo.limited(assignments, limit, plan.spec.input)
+    if retry:
+        index = ledger.read_index(url, manifest, committed)
+        assignments += todo.failed(plan.shards, committed, index, reasons or todo.PASSING_REASONS)
+    return manifest, assignments
+
+
+def _already_done(console: Console, spec: ExtractSpec, manifest: Manifest) -> int:
+    index = ledger.read_index(spec.store, manifest, ledger.read_ledger(spec.store))
+    ok = index["status"].to_pylist().count("ok")
+    console.print(
+        f"nothing to do: {spec.store} holds {ok:,} good rows of {len(index):,}, and no shard is left"
+    )
+    return DONE
+
+
+def _exit_code(job: Job) -> int:
+    if job.too_many_bad:
+        return TOO_MANY_BAD
+    if job.schedule.remaining:
+        return STOPPED
+    return SET_ASIDE if job.schedule.set_aside else DONE
+
+
+def _image_bytes(spec: ExtractSpec) -> int:
+    return 3 * spec.image_size[0] * spec.image_size[1]
+
+
+def _keep(store: str, record: RunRecord) -> None:
+    fs, root = storage.open_fs(store)
+    name = f"{record.started.replace(':', '')}-{uuid.uuid4().hex[:8]}.json"
+    storage.create(fs, f"{root}/{RUNS}/{name}", record.to_bytes())
+
+
+@contextmanager
+def _stop_on_signal(job: Job, console: Console) -> Iterator[None]:
+    """On SIGINT or SIGTERM hand out nothing more and let shards in work finish; a second signal ends at once."""
+
+    def stop(number: int, _: Any) -> None:
+        if job.stopping.is_set():
+            raise KeyboardInterrupt
+        job.stopping.set()
+        console.print(
+            f"{signal.Signals(number).name}: finishing the shards in work, for up to"
+            f" {job.spec.cluster.stop_grace_s:.0f} s; again to stop at once. Nothing committed is lost:"
+            " the same command goes on from here"
+        )
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.argv.insert(1, "extract")
+    main()

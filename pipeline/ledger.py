@@ -1,0 +1,175 @@
+"""What a store has committed: its markers, read from the latest compaction and the objects that came after it."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from pydantic import ValidationError
+
+from pipeline import storage
+from schemas.layout import COMPACT, MARKERS, index_schema, marker_name, parse_marker
+from schemas.receipts import Compaction, FileRef, Manifest, Marker
+
+_READERS = 32
+
+
+@dataclass
+class ShardState:
+    """All rounds of one shard, in order."""
+
+    markers: list[Marker] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample has an outcome."""
+        return any(marker.complete for marker in self.markers)
+
+    @property
+    def stop(self) -> int:
+        """Samples at positions before this have an outcome."""
+        return max(marker.stop for marker in self.markers)
+
+    @property
+    def next_round(self) -> int:
+        """The round that a further attempt would commit."""
+        return self.markers[-1].round + 1
+
+
+@dataclass
+class Ledger:
+    """Committed markers by shard id, and the compaction that most of them came from."""
+
+    shards: dict[str, ShardState]
+    compaction: Compaction | None
+    sequence: int
+    """Number of the compaction, -1 for none."""
+    fresh: list[Marker]
+    """Markers that the compaction does not hold yet."""
+
+    @property
+    def markers(self) -> list[Marker]:
+        """All of them."""
+        return [marker for state in self.shards.values() for marker in state.markers]
+
+
+def read_ledger(url: str) -> Ledger:
+    """Everything committed to a store by now."""
+    fs, root = storage.open_fs(url)
+    sequence, compaction, compacted = _latest_compaction(fs, root)
+    names = [
+        name
+        for name in storage.names(fs, f"{root}/{MARKERS}")
+        if parse_marker(name) and name not in compacted
+    ]
+    with ThreadPoolExecutor(_READERS) as pool:
+        data = list(pool.map(lambda name: fs.cat_file(f"{root}/{MARKERS}/{name}"), names))
+    fresh = [Marker.model_validate_json(text) for text in data]
+    shards: dict[str, ShardState] = {}
+    for marker in sorted([*compacted.values(), *fresh], key=lambda marker: marker.round):
+        shards.setdefault(marker.shard, ShardState()).markers.append(marker)
+    return Ledger(shards, compaction, sequence, fresh)
+
+
+def read_index(url: str, manifest: Manifest, ledger: Ledger) -> pa.Table:
+    """The newest outcome of every sample, and of every shard that failed as such, sorted by shard and position."""
+    fs, root = storage.open_fs(url)
+    refs = [
+        *(ledger.compaction.indexes if ledger.compaction else []),
+        *(marker.index for marker in ledger.fresh),
+    ]
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda ref: read_parquet(fs, root, ref), refs))
+    schema = index_schema(manifest.groups)
+    return newest(pa.concat_tables(tables) if tables else schema.empty_table())
+
+
+def newest(index: pa.Table) -> pa.Table:
+    """Of several rounds' records, the last of each sample; a shard's own record (null key) only from its last round."""
+    order = [("shard", "ascending"), ("position", "ascending"), ("round", "ascending")]
+    index = index.sort_by(order).combine_chunks()
+    if len(index) == 0:
+        return index
+    shard, position, round_ = (index[name].to_numpy() for name in ("shard", "position", "round"))
+    keep = np.ones(len(index), bool)
+    keep[:-1] = (shard[:-1] != shard[1:]) | (position[:-1] != position[1:])
+    last = index.group_by("shard").aggregate([("round", "max")]).to_pydict()
+    last_round = dict(zip(last["shard"], last["round_max"], strict=True))
+    for place in np.flatnonzero(index["key"].is_null().to_numpy()):
+        keep[place] &= round_[place] == last_round[shard[place]]
+    return index.filter(pa.array(keep))
+
+
+def compact(url: str, ledger: Ledger) -> None:
+    """Put the markers and indexes that came since the last compaction into one file each."""
+    if not ledger.fresh:
+        return
+    fs, root = storage.open_fs(url)
+    sequence = ledger.sequence + 1
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda marker: read_parquet(fs, root, marker.index), ledger.fresh))
+    listing = pa.table(
+        {
+            "name": [marker_name(marker.shard, marker.round) for marker in ledger.fresh],
+            "marker": [marker.model_dump_json() for marker in ledger.fresh],
+        }
+    )
+    before = ledger.compaction
+    name = f"{sequence:08d}-{uuid.uuid4().hex}"
+    after = Compaction(
+        ledgers=[*(before.ledgers if before else []), _write_parquet(fs, root, f"{name}-ledger", listing)],
+        indexes=[
+            *(before.indexes if before else []),
+            _write_parquet(fs, root, f"{name}-index", pa.concat_tables(tables)),
+        ],
+    )
+    # Another driver may take this number first; its compaction is as good, and what is missing from it comes next.
+    storage.create(fs, f"{root}/{COMPACT}/{sequence:08d}.json", after.to_bytes())
+
+
+def _latest_compaction(fs: AbstractFileSystem, root: str) -> tuple[int, Compaction | None, dict[str, Marker]]:
+    """Number and content of the newest compaction that is whole, with the markers in it by file name."""
+    numbered = [name for name in storage.names(fs, f"{root}/{COMPACT}") if name.endswith(".json")]
+    last = int(numbered[-1].partition(".")[0]) if numbered else -1
+    for name in reversed(numbered):
+        try:
+            compaction = Compaction.model_validate_json(fs.cat_file(f"{root}/{COMPACT}/{name}"))
+            tables = [read_parquet(fs, root, ref) for ref in compaction.ledgers]
+        except (ValidationError, FileNotFoundError, storage.StorageError):
+            continue
+        markers = {
+            name: Marker.model_validate_json(text)
+            for table in tables
+            for name, text in zip(table["name"].to_pylist(), table["marker"].to_pylist(), strict=True)
+        }
+        return last, compaction, markers
+    return last, None, {}
+
+
+def read_parquet(fs: AbstractFileSystem, root: str, ref: FileRef) -> pa.Table:
+    """A table of the store, checked against what its receipt says.
+
+    Raises:
+        storage.StorageError: the object is not what was committed.
+    """
+    data = fs.cat_file(f"{root}/{ref.path}")
+    if hashlib.sha256(data).hexdigest() != ref.sha256:
+        raise storage.StorageError(
+            f"{ref.path}: {len(data)} bytes that differ from the {ref.size} committed; restore the object"
+        )
+    return pq.read_table(pa.BufferReader(data))
+
+
+def _write_parquet(fs: AbstractFileSystem, root: str, name: str, table: pa.Table) -> FileRef:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    path = f"{COMPACT}/{name}.parquet"
+    storage.put(fs, f"{root}/{path}", data)
+    return FileRef(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -1,0 +1,95 @@
+"""What is left to do: shards against what the store has committed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.batches import Assignment
+from pipeline.ledger import Ledger
+from pipeline.shards import Shard, count_samples
+from schemas.spec import Input
+
+PASSING_REASONS = ("io-error", "worker-died", "worker-error")
+"""Reasons that can pass, which `--retry-failed` tries again unless told otherwise."""
+
+
+class ChangedShard(ValueError):
+    """An input shard is not what it was when its rows were stored."""
+
+
+def check_unchanged(shards: Sequence[Shard], ledger: Ledger) -> None:
+    """Refuse shards whose size or version changed since they were committed.
+
+    Raises:
+        ChangedShard: names them.
+    """
+    changed = [
+        f"  {shard.id}: {marker.size} bytes, version {marker.version} when stored; now {shard.size}, {shard.version}"
+        for shard in shards
+        if shard.id in ledger.shards
+        for marker in ledger.shards[shard.id].markers[-1:]
+        if (marker.size, marker.version) != (shard.size, shard.version)
+    ]
+    if changed:
+        raise ChangedShard(
+            "input shards changed after their rows were stored:\n"
+            + "\n".join(changed)
+            + "\nPut the old files back, or give the new ones other names; stored rows are never replaced."
+        )
+
+
+def unfinished(shards: Sequence[Shard], ledger: Ledger) -> list[Assignment]:
+    """Shards that have no outcome yet, and the rest of those that a limit cut."""
+    todo = []
+    for shard in shards:
+        state = ledger.shards.get(shard.id)
+        if state is None:
+            todo.append(Assignment(shard))
+        elif not state.complete:
+            todo.append(Assignment(shard, round=state.next_round, start=state.stop, done=state.stop))
+    return todo
+
+
+def failed(
+    shards: Sequence[Shard], ledger: Ledger, index: pa.Table, reasons: Collection[str] = PASSING_REASONS
+) -> list[Assignment]:
+    """Retries of complete shards: samples whose newest outcome has one of these reasons, and shards set aside."""
+    wanted = index.filter(pc.is_in(index["reason"], pa.array(list(reasons))))
+    positions: dict[str, set[int]] = {}
+    tails: dict[str, int] = {}
+    for line in wanted.select(["shard", "key", "position"]).to_pylist():
+        if line["key"] is None:
+            tails[line["shard"]] = line["position"]
+        else:
+            positions.setdefault(line["shard"], set()).add(line["position"])
+    return [
+        Assignment(
+            shard,
+            round=ledger.shards[shard.id].next_round,
+            start=tails.get(shard.id),
+            only=frozenset(positions.get(shard.id, ())),
+            done=ledger.shards[shard.id].stop,
+        )
+        for shard in shards
+        if shard.id in ledger.shards
+        and ledger.shards[shard.id].complete
+        and (shard.id in tails or shard.id in positions)
+    ]
+
+
+def limited(assignments: Sequence[Assignment], limit: int, spec: Input) -> list[Assignment]:
+    """The first `limit` samples of the assignments; the last of them may stop inside its shard."""
+    kept: list[Assignment] = []
+    for assignment in assignments:
+        if limit <= 0:
+            break
+        start = assignment.start or 0
+        stop = start + limit
+        rows = count_samples(assignment.shard, spec, stop) - start
+        kept.append(replace(assignment, stop=stop) if rows >= limit else assignment)
+        limit -= rows
+    return kept

@@ -1,0 +1,1 @@
+"""What Gatehouse reads and writes: job specs, tap names, the store's layout. Nothing here computes features."""

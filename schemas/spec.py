@@ -1,0 +1,199 @@
+"""The extract job's spec: one versioned YAML file, checked before anything starts.
+
+Every field is documented where it is declared. `schemas.specfile` reads the file and words the errors;
+tap names are checked against the backbone's own config by `schemas.taps`, since they depend on it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Dtype = Literal["float16", "float32"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
+_PLACEHOLDER = re.compile(r"\{(.*?)\}")
+
+
+class Model(BaseModel):
+    """Strict and immutable: an unknown key or a wrong type is an error, never a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Input(Model):
+    """Where the images are."""
+
+    shards: str | list[str]
+    """Path, glob, brace pattern or a list of these, on any fsspec URL."""
+    root: str | None = None
+    """A shard's id is its path under this URL. Default: the longest folder that all patterns share before any
+    wildcard. State it when shards of several folders will join one store over time."""
+    image_field: str | list[str] = list(IMAGE_FIELDS)
+    """Tar extension of the image, or several in order of preference (`scene.seg.png` has `seg.png`)."""
+    caption_field: str | None = "txt"
+    """`txt` for a text member, `json:FIELD` for a field of the sample's json, null for no captions."""
+    max_pixels: int = Field(default=100_000_000, gt=0)
+    """Images that declare more pixels than this are not decoded (decompression bombs)."""
+    max_member_bytes: int = Field(default=256 * 2**20, gt=0)
+    """Tar members larger than this many bytes are not read into memory."""
+
+    @field_validator("shards", "image_field")
+    @classmethod
+    def _not_empty(cls, value: str | list[str]) -> str | list[str]:
+        if not value or not all(value):
+            raise ValueError("must name at least one, and none may be empty")
+        return value
+
+    @field_validator("caption_field")
+    @classmethod
+    def _caption_field(cls, value: str | None) -> str | None:
+        if value is not None and value != "txt" and not re.fullmatch(r"json:.+", value):
+            raise ValueError(f"is {value!r}; allowed are 'txt', 'json:FIELD' and null")
+        return value
+
+    @property
+    def image_fields(self) -> list[str]:
+        """Image extensions, most preferred first."""
+        return [self.image_field] if isinstance(self.image_field, str) else list(self.image_field)
+
+
+class Backbone(Model):
+    """The frozen diffusion model, and how it is run."""
+
+    source: str = "embedded"
+    """A diffusers folder (path or fsspec URL), a hub id `owner/name`, or `embedded`."""
+    revision: str | None = None
+    """Commit of a hub id; required for one, so that a job means the same tomorrow."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of computation. What is stored is set under `output`."""
+    batch_size: int = Field(default=8, ge=1)
+    """Images a forward pass; part of the store's identity, since kernels may depend on it."""
+
+
+class Tap(Model):
+    """A site in the network whose activation is stored."""
+
+    name: str
+    dtype: Dtype | None = None
+    """Of storage; default: `output.dtype`."""
+
+
+class Group(Model):
+    """A feature group: one pass of the backbone with one set of techniques."""
+
+    name: Name
+    taps: str | list[str | Tap]
+    """A named set (`legacy`, `practical`), a tap, or a list of these."""
+    prompt: str = ""
+    """Fixed text, or a template with `{caption}`."""
+    t: int | None = Field(default=None, ge=1, lt=1000)
+    """Noise strength in thousandths, as the paper counts (t = 50): the scheduler's entry `len - t`, which makes
+    the network see timestep 51 with Stable Diffusion's PNDM."""
+    timestep: int | None = Field(default=None, ge=0, lt=1000)
+    """The timestep that the network sees, set directly. Give this or `t`."""
+    seed: int = 0
+    """Groups with the same seed share posterior sample and noise."""
+    techniques: list[Any] = Field(default=[], max_length=0)
+    """Suppression techniques; none are known to this version."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _placeholders(cls, value: str) -> str:
+        for name in _PLACEHOLDER.findall(value):
+            if name != "caption":
+                raise ValueError(f"has the placeholder {{{name}}}; allowed is {{caption}}")
+        return value
+
+    @field_validator("taps")
+    @classmethod
+    def _some_taps(cls, value: str | list[str | Tap]) -> str | list[str | Tap]:
+        if not value:
+            raise ValueError("names no tap")
+        return value
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Group:
+        if (self.t is None) == (self.timestep is None):
+            raise ValueError("needs exactly one of 't' (the paper's count) and 'timestep' (the network's)")
+        return self
+
+    @property
+    def uses_caption(self) -> bool:
+        """Whether the prompt differs from row to row."""
+        return "{caption}" in self.prompt
+
+
+class Output(Model):
+    """What is stored, and how."""
+
+    dtype: Dtype = "float16"
+    """Of stored features; a tap may ask for its own."""
+    maps: bool = True
+    """Store feature maps [C, h, w] in Zarr."""
+    pooled: bool = True
+    """Store each map's mean over h and w, float32 [C], in Parquet."""
+    compression_level: int = Field(default=3, ge=0, le=9)
+    """Of zstd behind a byte shuffle; 0 stores raw bytes."""
+    block_bytes: int = Field(default=256 * 2**20, gt=0)
+    """Uncompressed bytes of the rows that an actor assembles at once, over all arrays; it sets the rows of an
+    output shard. An actor holds up to three such blocks."""
+
+
+class Cluster(Model):
+    """What the job may use. None of it changes a stored byte."""
+
+    address: str | None = None
+    """Ray address; default: `RAY_ADDRESS`, else a Ray of its own on this machine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`cuda` asks Ray for GPUs even where none exist yet, `cpu` never, `auto` takes what the cluster has."""
+    actors: int | None = Field(default=None, ge=1)
+    """Default: one a GPU, or as many as the CPUs hold."""
+    cpus_per_actor: int = Field(default=1, ge=1)
+    """CPU cores an actor, and threads its forward pass uses on a CPU."""
+    max_requests: int = Field(default=64, ge=1)
+    """Simultaneous storage requests, over all actors."""
+    stall_timeout_s: float = Field(default=300.0, gt=0)
+    """Seconds without an answer after which an actor is replaced."""
+    stop_grace_s: float = Field(default=20.0, ge=0)
+    """Seconds that shards in work get to finish when the job is told to stop."""
+
+
+class ExtractSpec(Model):
+    """One extract job."""
+
+    version: Literal[1]
+    """Of this schema."""
+    store: str
+    """URL of the feature store: a local folder or an S3 prefix."""
+    input: Input
+    image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    """[H, W] in pixels; images are stretched to it (bicubic), as the paper does."""
+    backbone: Backbone = Backbone()
+    groups: Annotated[list[Group], Field(min_length=1)]
+    seed: int = 0
+    """Of all random numbers, with each group's own seed, the shard's id and the sample's key."""
+    output: Output = Output()
+    cluster: Cluster = Cluster()
+    max_bad_fraction: float = Field(default=0.1, ge=0, le=1)
+    """A job with a larger share of bad samples fails; what is stored stays."""
+
+    @field_validator("image_size")
+    @classmethod
+    def _positive(cls, value: list[int]) -> list[int]:
+        if min(value) < 8 or any(side % 8 for side in value):
+            raise ValueError(f"is {value}; height and width must be positive multiples of 8")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExtractSpec:
+        names = [group.name for group in self.groups]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two groups are named {twice!r}; a group's name is its folder in the store")
+        if not (self.output.maps or self.output.pooled):
+            raise ValueError("output.maps and output.pooled are both false: nothing would be stored")
+        if any(group.uses_caption for group in self.groups) and self.input.caption_field is None:
+            raise ValueError("a group's prompt has {caption}, but input.caption_field is null")
+        return self

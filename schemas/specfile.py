@@ -1,0 +1,146 @@
+"""Spec files: YAML in, a checked model out, and every problem worded at once (`schemas.problems`).
+
+A problem is one line: where (`spec.yaml:12:5`, line and column, or `--set KEY`), the dotted key, what was found
+and what is allowed. Checks that need the backbone (tap names) or the input (shards) are made elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import fsspec
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from schemas.problems import LAST, Path, Problem, Source, dotted, position_of, show, word
+from schemas.spec import ExtractSpec
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class SpecError(ValueError):
+    """A spec that cannot be used; the message has one line for each problem."""
+
+
+def load(
+    path_or_url: str,
+    overrides: Sequence[str] = (),
+    model: type[M] = ExtractSpec,  # type: ignore[assignment]
+) -> M:
+    """The checked spec in the YAML file at a path or fsspec URL.
+
+    Each override is `KEY=VALUE` as given to `--set`: KEY is dotted (`groups.0.prompt`), VALUE is YAML. Later
+    ones win. Raises SpecError with all problems; when the file is of another version, with that one only.
+    """
+    data, root, problems = _parse(_read(path_or_url), path_or_url)
+    applied: list[Path] = []
+    for override in overrides:
+        try:
+            key, value = _parse_override(override)
+            data = _replace(data, key, value)
+            applied.append(key)
+        except SpecError as error:
+            problems.append((LAST, str(error)))
+    try:
+        spec = model.model_validate(data)
+    except ValidationError as error:
+        details = error.errors()
+        other_version = [e for e in details if e["loc"] == ("version",) and e["type"] == "literal_error"]
+        if other_version:
+            problems, details = [], other_version
+        schema, source = model.model_json_schema(), Source(path_or_url, root, applied)
+        problems += [problem for e in details if (problem := word(e, schema, data, source))]
+    if problems:
+        raise SpecError("\n".join(dict.fromkeys(text for _, text in sorted(problems))))
+    return spec
+
+
+def dump(spec: BaseModel) -> str:
+    """The spec as YAML with all defaults written out; `load` reads it back."""
+    # All beyond ASCII is escaped: as themselves, characters such as U+0085 would be read back as line breaks.
+    return yaml.safe_dump(spec.model_dump(), sort_keys=False, allow_unicode=False)
+
+
+def _read(path_or_url: str) -> str:
+    try:
+        with fsspec.open(path_or_url, "rb") as file:
+            return bytes(file.read()).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise SpecError(f"{path_or_url}: there is no such file; give the path or URL of a spec") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path_or_url}: is no UTF-8 text (byte {error.start}); a spec is YAML") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise SpecError(f"{path_or_url}: cannot be read: {error}") from error
+
+
+def _parse(text: str, name: str) -> tuple[Any, yaml.Node, list[Problem]]:
+    """The file's data, its node tree (which knows lines and columns), and keys that are given twice."""
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is not None:
+            twice = list(
+                _duplicates(root, name)
+            )  # first, since construction expands merge keys (`<<`) in place
+            return loader.construct_document(root), root, twice
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        because = ", ".join(part for part in (error.context, error.problem) if part)
+        raise SpecError(f"{name}{place}: is not valid YAML: {because}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
+        raise SpecError(f"{name}: is not valid YAML: {' '.join(str(error).split())}") from None
+    raise SpecError(f"{name}: is empty; a spec is a YAML mapping")
+
+
+def _duplicates(root: yaml.Node, name: str) -> Iterator[Problem]:
+    """Keys that a mapping has twice: YAML forbids it, the library would silently keep the last."""
+    stack: list[tuple[Path, yaml.Node]] = [((), root)]
+    seen: set[int] = set()  # an alias gives the same node again, even inside itself
+    while stack:
+        path, node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            stack += [((*path, index), item) for index, item in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            first: dict[str, yaml.Node] = {}
+            for key, value in node.value:
+                inside: Path = (*path, str(key.value))
+                stack.append((inside, value))
+                before = first.setdefault(str(key.value), key)
+                if before is not key:
+                    (line, column), (first_line, _) = position_of(key), position_of(before)
+                    what = f"{dotted(inside)}: given twice, first in line {first_line}; keep one"
+                    yield (line, column), f"{name}:{line}:{column}: {what}"
+
+
+def _parse_override(override: str) -> tuple[Path, Any]:
+    key, equals, text = override.partition("=")
+    parts = tuple(key.strip().split("."))
+    if not equals or not all(parts):
+        raise SpecError(f"--set {override}: found no KEY=VALUE; allowed: a dotted key, as in groups.0.seed=1")
+    try:
+        return parts, yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        because = getattr(error, "problem", error)
+        raise SpecError(f"--set {key}: found {text!r}, which is not valid YAML: {because}") from None
+
+
+def _replace(data: Any, key: Path, value: Any, done: Path = ()) -> Any:
+    """A copy of `data` with `value` at `key`: a copy, since a YAML alias lets two places share one object."""
+    if not key:
+        return value
+    part, rest, inside = key[0], key[1:], (*done, key[0])
+    complaint = f"--set {dotted((*done, *key))}: {dotted(done)}: found {show(data)}"
+    if isinstance(data, list):
+        if not (str(part).isdecimal() and int(part) < len(data)):
+            allowed = f"0 to {len(data) - 1}" if data else "the whole list at once"
+            raise SpecError(f"{complaint}, which has no item {part!r}; allowed: {allowed}")
+        return [_replace(old, rest, value, inside) if i == int(part) else old for i, old in enumerate(data)]
+    if data is not None and not isinstance(data, dict):
+        raise SpecError(f"{complaint}, which has no keys; allowed: --set {dotted(done)}=VALUE")
+    old = data or {}
+    return {**old, part: _replace(old.get(part), rest, value, inside)}

@@ -34,6 +34,8 @@ class Job:
         self.schedule = Schedule(assignments)
         self.counts: Counter[str] = Counter()
         """Index records of this run by reason, `ok` for none."""
+        self.rows = 0
+        """Samples of this run; `counts` also holds records that speak of a shard as such."""
         self.stopping = threading.Event()
         """Set to hand out nothing more."""
         fs, root = storage.open_fs(spec.store)
@@ -50,8 +52,7 @@ class Job:
     @property
     def too_many_bad(self) -> bool:
         """Whether the share of bad samples is above the spec's bound."""
-        rows = self.counts.total()
-        return rows > 0 and rows - self.counts["ok"] > self.spec.max_bad_fraction * rows
+        return self.rows - self.counts["ok"] > self.spec.max_bad_fraction * self.rows
 
     def next_task(self, *, idle: bool) -> Task | None:
         """A task for a worker, which is idle or has others in hand; None when there is none for it now."""
@@ -65,7 +66,8 @@ class Job:
         """A task's outcome is durable."""
         self.schedule.succeeded(task.assignment)
         self.counts.update(outcome.marker.counts)
-        if self.counts.total() >= _ENOUGH_TO_JUDGE and self.too_many_bad:
+        self.rows += outcome.marker.rows
+        if self.rows >= _ENOUGH_TO_JUDGE and self.too_many_bad:
             self.stopping.set()
 
     def failed(self, task: Task, reason: str, detail: str, *, suspect: bool) -> None:

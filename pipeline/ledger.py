@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -87,10 +88,11 @@ def read_index(url: str, manifest: Manifest, ledger: Ledger) -> pa.Table:
     with ThreadPoolExecutor(_READERS) as pool:
         tables = list(pool.map(lambda ref: read_parquet(fs, root, ref), refs))
     schema = index_schema(manifest.groups)
-    return newest(pa.concat_tables(tables) if tables else schema.empty_table())
+    last_round = {shard: state.markers[-1].round for shard, state in ledger.shards.items()}
+    return newest(pa.concat_tables(tables) if tables else schema.empty_table(), last_round)
 
 
-def newest(index: pa.Table) -> pa.Table:
+def newest(index: pa.Table, last_round: Mapping[str, int]) -> pa.Table:
     """Of several rounds' records, the last of each sample; a shard's own record (null key) only from its last round."""
     order = [("shard", "ascending"), ("position", "ascending"), ("round", "ascending")]
     index = index.sort_by(order).combine_chunks()
@@ -99,8 +101,6 @@ def newest(index: pa.Table) -> pa.Table:
     shard, position, round_ = (index[name].to_numpy() for name in ("shard", "position", "round"))
     keep = np.ones(len(index), bool)
     keep[:-1] = (shard[:-1] != shard[1:]) | (position[:-1] != position[1:])
-    last = index.group_by("shard").aggregate([("round", "max")]).to_pydict()
-    last_round = dict(zip(last["shard"], last["round_max"], strict=True))
     for place in np.flatnonzero(index["key"].is_null().to_numpy()):
         keep[place] &= round_[place] == last_round[shard[place]]
     return index.filter(pa.array(keep))

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -23,6 +26,7 @@ _S3_OPTIONS: dict[str, Any] = {
     "use_listings_cache": False,
 }
 _SINGLE_PUT_BYTES = 5 * 2**30  # up to here one PUT, whose ETag is the content's MD5, is allowed
+_CONFLICTS = 6  # in a row, with 6 s of waiting in all
 
 
 class StorageError(OSError):
@@ -43,11 +47,21 @@ def open_fs(url: str) -> tuple[AbstractFileSystem, str]:
     protocol = get_protocol(url)
     if url.startswith("pipe:"):
         raise ValueError(f"{url!r}: 'pipe:' runs a shell and is not supported; give a path or an fsspec URL")
+    if protocol in ("s3", "s3a"):
+        from pipeline.s3 import S3  # only where it is needed, since its import takes half a second
+
+        return S3(**options(url)), S3._strip_protocol(url)
     try:
-        fs, path = url_to_fs(url, **options(url))
+        fs, path = url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise ValueError(f"{url!r}: no installed fsspec plugin opens {protocol!r} URLs ({error})") from error
     return fs, str(path)
+
+
+def absolute(url: str) -> str:
+    """A local path made absolute, since workers run in other folders; other URLs as they are."""
+    fs, path = open_fs(url)
+    return path if isinstance(fs, LocalFileSystem) else url
 
 
 def create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
@@ -62,15 +76,22 @@ def create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
         raise ValueError(
             f"stores live on a local file system or S3, not {fs.protocol!r}: no create-only write known"
         )
-    try:
-        fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if _error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
+    for conflict in range(_CONFLICTS):
+        try:
+            fs.pipe_file(path, data, mode="create")
+            return True
+        except FileExistsError:
             return False
-        raise
-    return True
+        except OSError as error:
+            if _error_code(error) == "PreconditionFailed":
+                return False
+            # S3 asks to try again where others were writing this object: it may be there then, or not.
+            if _error_code(error) != "ConditionalRequestConflict":
+                raise
+        time.sleep(0.1 * 2**conflict)
+    raise StorageError(
+        f"{path}: {_CONFLICTS} tries to create it met others that were writing it; try again later"
+    )
 
 
 def put(fs: AbstractFileSystem, path: str, data: bytes) -> None:
@@ -98,7 +119,8 @@ def names(fs: AbstractFileSystem, folder: str) -> list[str]:
         found = fs.ls(folder, detail=True)
     except FileNotFoundError:
         return []
-    return sorted(str(info["name"]).rsplit("/", 1)[-1] for info in found if info["type"] == "file")
+    files = (str(info["name"]).rsplit("/", 1)[-1] for info in found if info["type"] == "file")
+    return sorted(name for name in files if name)  # some servers list a folder's own, nameless object
 
 
 def check_writable(url: str) -> None:
@@ -111,18 +133,22 @@ def check_writable(url: str) -> None:
     probe = f"{root}/probe-{uuid.uuid4().hex}"
     step = "create"
     try:
-        first, second = create(fs, probe, b"probe"), create(fs, probe, b"again")
+        create(fs, probe, b"probe")
+        again = create(fs, probe, b"again")
         step = "read"
-        fs.cat_file(probe)
+        held = fs.cat_file(probe)
         step = "list"
         names(fs, root)
         step = "delete"
         fs.rm_file(probe)
     except OSError as error:
+        with suppress(OSError):
+            fs.rm_file(probe)
         raise StorageError(
-            f"store {url}: no right to {step} objects ({error}); the job needs to create, read, list and delete there"
+            f"store {url}: cannot {step} objects there ({error}); the job needs the rights to create, read, list"
+            " and delete"
         ) from error
-    if not first or second:
+    if again or held != b"probe":
         raise StorageError(
             f"store {url}: a second create of one object was not refused, so this object store ignores"
             " If-None-Match and cannot hold a feature store safely"
@@ -131,30 +157,36 @@ def check_writable(url: str) -> None:
 
 def _create_local(path: str, data: bytes) -> bool:
     """A hard link appears whole or not at all, and is refused where the name is taken."""
-    staged = _stage_local(path, data)
-    try:
-        os.link(staged, path)
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(staged)
+    with _staged(path, data) as staged:
+        try:
+            os.link(staged, path)
+        except FileExistsError:
+            return False
     _sync_folder(path)
     return True
 
 
 def _replace_local(path: str, data: bytes) -> None:
-    os.replace(_stage_local(path, data), path)
+    with _staged(path, data) as staged:
+        os.replace(staged, path)
     _sync_folder(path)
 
 
-def _stage_local(path: str, data: bytes) -> str:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    staged = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.part")
-    with open(staged, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return staged
+@contextmanager
+def _staged(path: str, data: bytes) -> Iterator[str]:
+    """A file beside `path` that holds the data durably, until the context ends."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    staged = os.path.join(folder, f".{uuid.uuid4().hex}.part")
+    try:
+        with open(staged, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield staged
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(staged)
 
 
 def _sync_folder(path: str) -> None:

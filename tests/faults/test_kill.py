@@ -1,0 +1,154 @@
+"""Processes killed or stopped at the worst moments: the same command goes on, and nothing differs from a quiet run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from jobs import extract, verify
+from tests.faults.harness import (
+    Contents,
+    actors,
+    contents,
+    job,
+    kill_all,
+    markers,
+    run,
+    spec_of,
+    wait_until,
+    write_shards,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+SHARDS = 6
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_shards(tmp_path_factory.mktemp("shards"), SHARDS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Contents:
+    store = str(tmp_path_factory.mktemp("quiet") / "store")
+    assert extract.run(spec_of(store, shards), serial=True) == extract.DONE
+    return contents(store)
+
+
+def test_an_actor_killed(shards: str, undisturbed: Contents, tmp_path: Path) -> None:
+    """The job replaces it and ends well by itself."""
+    store = tmp_path / "store"
+    with job(spec_of(str(store), shards), tmp_path) as process:
+        wait_until(lambda: markers(store), "the first marker")
+        os.kill(actors(process.pid)[0], signal.SIGKILL)
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == extract.DONE, output
+    assert "an actor died" in output and "done again" in output
+    assert contents(str(store)) == undisturbed
+    assert verify.run(str(store), fast=False) == 0
+
+
+def test_the_driver_killed(shards: str, undisturbed: Contents, tmp_path: Path) -> None:
+    """With all its actors: what is committed stays, the rest is done by the same command."""
+    store = tmp_path / "store"
+    spec = spec_of(str(store), shards)
+    with job(spec, tmp_path) as process:
+        wait_until(lambda: markers(store), "the first marker")
+        kill_all(process.pid)
+    before = {path.name: path.read_bytes() for path in markers(store)}
+    assert 0 < len(before) < SHARDS
+    code, output = run(spec, tmp_path)
+    assert code == extract.DONE, output
+    assert {path.name: path.read_bytes() for path in markers(store) if path.name in before} == before
+    assert contents(str(store)) == undisturbed
+    assert verify.run(str(store), fast=False) == 0
+
+
+def test_a_paused_actor_wakes_up_late(shards: str, undisturbed: Contents, tmp_path: Path) -> None:
+    """Another attempt has committed its shard by then: the late one loses, and harms nothing."""
+    store = tmp_path / "store"
+    spec = spec_of(str(store), shards, actors=1)
+    with job(spec, tmp_path) as process:
+        wait_until(lambda: markers(store), "the first marker")
+        (paused,) = actors(process.pid)
+        os.kill(paused, signal.SIGSTOP)
+        claimed = len(list((store / "claims").iterdir()))
+        assert extract.run(spec, serial=True) == extract.DONE
+        assert contents(str(store)) == undisturbed
+        os.kill(paused, signal.SIGCONT)
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == extract.DONE, output
+    assert len(list((store / "claims").iterdir())) > claimed
+    assert contents(str(store)) == undisturbed
+    assert verify.run(str(store), fast=False) == 0
+
+
+def test_an_actor_that_never_answers(shards: str, undisturbed: Contents, tmp_path: Path) -> None:
+    """Is replaced after `stall_timeout_s`, without anyone's help."""
+    store = tmp_path / "store"
+    with job(spec_of(str(store), shards, actors=1, stall_timeout_s=3.0), tmp_path) as process:
+        wait_until(lambda: markers(store), "the first marker")
+        os.kill(actors(process.pid)[0], signal.SIGSTOP)
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == extract.DONE, output
+    assert "no answer for" in output
+    assert contents(str(store)) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop(number: signal.Signals, shards: str, undisturbed: Contents, tmp_path: Path) -> None:
+    """It finishes what it has in hand, says how to go on, and its exit code is in the store as well."""
+    store = tmp_path / "store"
+    spec = spec_of(str(store), shards, actors=1)
+    with job(spec, tmp_path) as process:
+        wait_until(lambda: markers(store), "the first marker")
+        os.killpg(process.pid, number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == extract.STOPPED, output
+    assert "the same command goes on from here" in output
+    assert '"exit_code": 5' in next((store / "runs").iterdir()).read_text()
+    assert 0 < len(markers(store)) < SHARDS
+    assert extract.run(spec, serial=True) == extract.DONE
+    assert contents(str(store)) == undisturbed
+
+
+def test_a_shard_that_kills_its_actor(shards: str, undisturbed: Contents, tmp_path: Path) -> None:
+    """It is set aside after three deaths, alone: no other shard is blamed. Retried when it can pass, it is stored."""
+    store = tmp_path / "store"
+    spec = spec_of(str(store), shards)
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    (poison / "sitecustomize.py").write_text(_POISON)
+    code, output = run(spec, tmp_path, env={"PYTHONPATH": f"{poison}{os.pathsep}{os.getcwd()}"})
+    assert code == extract.SET_ASIDE, output
+    assert output.count("an actor died") == 3, output
+    seen = contents(str(store))
+    assert {shard for (shard, key) in seen if key is None} == {"02.tar"}
+    assert seen["02.tar", None][0] == "failed worker-died"  # type: ignore[index]
+    assert {item for item in seen.items() if item[0][1]} == {
+        item for item in undisturbed.items() if item[0][0] != "02.tar"
+    }
+    assert extract.run(spec, serial=True) == extract.DONE, "a finished job does nothing"
+    assert extract.run(spec, serial=True, retry_failed=True) == extract.DONE
+    assert contents(str(store)) == undisturbed
+
+
+_POISON = """
+# Kills the process that reads the shard 02.tar: a fault that only the test knows of.
+import os, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "pipeline.batches":
+            sys.meta_path.remove(self)
+            import pipeline.shards
+            read = pipeline.shards.read_shard
+            def poisoned(shard, spec):
+                if shard.id == "02.tar" and "ray::" in open("/proc/self/cmdline").read():
+                    os.kill(os.getpid(), 9)
+                return read(shard, spec)
+            pipeline.shards.read_shard = poisoned
+sys.meta_path.insert(0, Finder())
+"""

@@ -61,8 +61,11 @@ def extract(
     from schemas.spec import ExtractSpec
     from schemas.specfile import load
 
-    checked: ExtractSpec = load(spec, overrides or ())
-    from jobs.extract import run  # after the check: it brings torch and Ray
+    load(spec, overrides or ())
+    from jobs.extract import run  # after the first check, which must not wait for torch and Ray
+    from pipeline.plan import wrong_taps
+
+    checked: ExtractSpec = load(spec, overrides or (), check=wrong_taps)
 
     code = run(
         checked,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -24,17 +25,21 @@ from pipeline.identity import check_same
 from pipeline.job import Job
 from pipeline.plan import Plan, make_plan
 from pipeline.ray_runner import RayRunner
+from pipeline.schedule import JobFailed
 from pipeline.serial_runner import SerialRunner
 from pipeline.store import StoreError, open_store, read_manifest
 from schemas.layout import RUNS
 from schemas.receipts import Manifest, RunRecord
 from schemas.spec import ExtractSpec
 
-DONE, SET_ASIDE, TOO_MANY_BAD, STOPPED = 0, 3, 4, 5
-"""Exit codes; 1 is an unexpected error and 2 a spec or store that was refused."""
+logger = logging.getLogger("gatehouse")
+
+DONE, FAILED, SET_ASIDE, TOO_MANY_BAD, STOPPED = 0, 1, 3, 4, 5
+"""Exit codes; 2 is a spec or store that was refused before work started."""
 
 _OUTCOMES = {
     DONE: "done",
+    FAILED: "failed; what is committed stays, the same command goes on from here",
     SET_ASIDE: "done, but some shards were set aside",
     TOO_MANY_BAD: "failed: more bad samples than max_bad_fraction allows",
     STOPPED: "stopped; the same command goes on from here",
@@ -65,38 +70,62 @@ def run(
         ValueError: whatever of spec, store or shards makes the job impossible.
     """
     console = Console()
-    logging.basicConfig(level=logging.INFO, format="gatehouse: %(message)s")
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logger.setLevel(logging.INFO)
+    spec = _absolute(spec)
     plan = make_plan(spec)
     manifest, assignments = _what_is_left(plan, limit, retry_failed or bool(retry_reasons), retry_reasons)
     if not assignments and not dry_run:
         assert manifest is not None
         return _already_done(console, spec, manifest)
+    try:
+        return _run(console, plan, manifest, assignments, limit, dry_run=dry_run, serial=serial)
+    except JobFailed as error:
+        logger.error("%s", error)
+        return FAILED
+
+
+def _run(
+    console: Console,
+    plan: Plan,
+    manifest: Manifest | None,
+    assignments: Sequence[Assignment],
+    limit: int | None,
+    *,
+    dry_run: bool,
+    serial: bool,
+) -> int:
+    """Everything that needs workers: probe, store, shards, record."""
+    spec = plan.spec
     started, began = datetime.now(UTC), time.monotonic()
-    runner = (SerialRunner if serial else RayRunner)(spec, manifest or plan.manifest)
+    kind = SerialRunner if serial else RayRunner
+    runner = kind(spec, manifest or plan.manifest)
     try:
         if manifest is None or dry_run:
             measured = runner.probe(plan.shards[:8])
-            held = 3 * spec.output.block_bytes + _BATCHES_HELD * spec.backbone.batch_size * _image_bytes(spec)
+            held = _held_bytes(plan)
             if dry_run:
                 show_plan(console, plan, measured, runner.actors, held)
             probe.check(measured, spec, held, runner.actors_per_device)
         if dry_run:
             return DONE
-        job = Job(spec, open_store(spec.store, plan.manifest), assignments)
+        stored = open_store(spec.store, plan.manifest)
+        if manifest is None and stored != plan.manifest:  # another job was first, with a layout of its own
+            runner.close()
+            runner = kind(spec, stored)
+        job = Job(spec, stored, assignments)
         rows = plan.rows * len(assignments) // len(plan.shards)
         with _stop_on_signal(job, console), ProgressReport(console, limit or rows) as report:
-            runner.run(job, report)
-        images = job.counts.total()
+            code = _drive(runner, job, report)
     finally:
         runner.close()
     ledger.compact(spec.store, ledger.read_ledger(spec.store))
-    code = _exit_code(job)
     record = RunRecord(
         exit_code=code,
         outcome=_OUTCOMES[code],
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 3),
-        images=images,
+        images=job.rows,
         counts=dict(job.counts),
         set_aside=job.schedule.set_aside,
         device=runner.device,
@@ -140,7 +169,13 @@ def _already_done(console: Console, spec: ExtractSpec, manifest: Manifest) -> in
     return DONE
 
 
-def _exit_code(job: Job) -> int:
+def _drive(runner: RayRunner | SerialRunner, job: Job, report: ProgressReport) -> int:
+    """Run the job to an exit code."""
+    try:
+        runner.run(job, report)
+    except JobFailed as error:
+        logger.error("%s", error)
+        return FAILED
     if job.too_many_bad:
         return TOO_MANY_BAD
     if job.schedule.remaining:
@@ -148,8 +183,20 @@ def _exit_code(job: Job) -> int:
     return SET_ASIDE if job.schedule.set_aside else DONE
 
 
-def _image_bytes(spec: ExtractSpec) -> int:
-    return 3 * spec.image_size[0] * spec.image_size[1]
+def _absolute(spec: ExtractSpec) -> ExtractSpec:
+    """Local paths made absolute, since actors work in other folders."""
+    source = spec.backbone.source
+    if os.path.isdir(source):
+        source = os.path.abspath(source)
+    backbone = spec.backbone.model_copy(update={"source": source})
+    return spec.model_copy(update={"store": storage.absolute(spec.store), "backbone": backbone})
+
+
+def _held_bytes(plan: Plan) -> int:
+    """Main memory of an actor's queues: three blocks, and batches of decoded pixels."""
+    height, width = plan.spec.image_size
+    batches = _BATCHES_HELD * plan.spec.backbone.batch_size * 3 * height * width
+    return 3 * plan.manifest.rows_per_block * plan.row_bytes + batches
 
 
 def _keep(store: str, record: RunRecord) -> None:

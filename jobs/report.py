@@ -72,7 +72,8 @@ def show_plan(console: Console, plan: Plan, probe: Probe, actors: int, held_byte
 
 def show_summary(console: Console, record: RunRecord, store: str) -> None:
     """How a run ended."""
-    table = Table(show_header=False, title=f"extract: {record.outcome}")
+    console.print(f"extract: {record.outcome}", highlight=False, soft_wrap=True)
+    table = Table(show_header=False)
     rate = record.images / record.seconds if record.seconds else 0.0
     table.add_row("images", f"{record.images:,} in {duration(record.seconds)} ({rate:.1f} a second)")
     for reason, count in sorted(record.counts.items(), key=lambda item: -item[1]):

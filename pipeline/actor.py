@@ -59,4 +59,4 @@ class ExtractActor:
             if value > self._reported.get(key, 0):
                 self._counters[key].inc(value - self._reported.get(key, 0))
         self._reported = progress
-        return progress
+        return progress | {"resident_bytes": devices.used_bytes("cpu")}

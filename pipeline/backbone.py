@@ -25,11 +25,23 @@ def resolve_timestep(folder: Path, t: int | None, timestep: int | None) -> int:
 
     `t` counts as the paper's extractor does: the scheduler is set to 1000 steps and entered at strength t / 1000, so
     t = 50 is its entry `1000 - 50`: timestep 51 with PNDM and `steps_offset` 1.
+
+    Raises:
+        ValueError: a timestep that is not in this scheduler's schedule, which it must be where noise is counted in
+            sigmas.
     """
-    if timestep is not None:
-        return timestep
-    assert t is not None
-    return int(load_scheduler(folder).timesteps[TRAIN_TIMESTEPS - t])
+    scheduler = load_scheduler(folder)
+    if timestep is None:
+        assert t is not None
+        timestep = int(scheduler.timesteps[TRAIN_TIMESTEPS - t])
+    try:
+        _noised(scheduler, torch.zeros(1), torch.zeros(1), timestep)
+    except IndexError:
+        first, last = int(scheduler.timesteps.min()), int(scheduler.timesteps.max())
+        raise ValueError(
+            f"timestep {timestep} is not in the schedule of {type(scheduler).__name__}, which has {first} to {last}"
+        ) from None
+    return timestep
 
 
 def load_scheduler(folder: Path) -> Any:
@@ -44,7 +56,7 @@ def latent_size(folder: Path, image_size: Sequence[int]) -> tuple[int, int]:
     """(h, w) of the latents of images [H, W].
 
     Raises:
-        ValueError: a side that the network cannot halve at every level.
+        ValueError: a side that the VAE cannot reduce to whole latents. (The network itself takes any.)
     """
     vae_factor = 2 ** (len(checkpoint.config(folder, "vae")["block_out_channels"]) - 1)
     height, width = image_size
@@ -113,11 +125,9 @@ class Backbone:
     def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
         """x_t of x_0 [B, c, h, w] at a timestep, as the network takes it; computed in float32, returned in `dtype`."""
         # Schedulers that scale their input remember where in the schedule they are, so each timestep has its own.
-        scheduler = self._at.setdefault(timestep, copy.deepcopy(self._scheduler))
-        times = torch.full((len(latents),), timestep, dtype=torch.long, device=latents.device)
-        noisy: Tensor = scheduler.add_noise(latents, noise.to(latents.device), times)
-        scaled: Tensor = scheduler.scale_model_input(noisy, times[0])
-        return scaled.to(self.dtype)
+        if timestep not in self._at:
+            self._at[timestep] = copy.deepcopy(self._scheduler)
+        return _noised(self._at[timestep], latents, noise.to(latents.device), timestep).to(self.dtype)
 
     @torch.inference_mode()
     def predict(self, noisy: Tensor, timestep: int, text: Tensor) -> None:
@@ -129,6 +139,13 @@ class Backbone:
             text: [B, tokens, C].
         """
         self.unet(noisy, torch.tensor(timestep, device=self.device), encoder_hidden_states=text)
+
+
+def _noised(scheduler: Any, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
+    times = torch.full((len(latents),), timestep, dtype=torch.long, device=latents.device)
+    noisy: Tensor = scheduler.add_noise(latents, noise, times)
+    scaled: Tensor = scheduler.scale_model_input(noisy, times[0])
+    return scaled
 
 
 def _make_deterministic() -> None:

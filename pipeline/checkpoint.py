@@ -23,9 +23,10 @@ from pipeline.storage import open_fs
 from schemas.spec import Backbone
 
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_FAMILIES = ("StableDiffusionPipeline",)
+_FAMILIES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")  # the same files
 _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
 _SAFE = (".safetensors", ".json", ".txt")
+_INDEX = "model_index.json"
 
 
 def locate(spec: Backbone) -> Path:
@@ -59,29 +60,34 @@ def config(folder: Path, component: str) -> dict[str, Any]:
     return loaded
 
 
-@functools.lru_cache
 def fingerprint(folder: Path) -> dict[str, str]:
     """SHA-256 of every file that is loaded, by path inside the folder."""
     files = sorted(
-        path
-        for component in COMPONENTS
-        for path in (folder / component).iterdir()
-        if _WEIGHTS.fullmatch(path.name) or path.suffix in (".json", ".txt")
+        path for component in COMPONENTS for path in (folder / component).iterdir() if _is_loaded(path)
     )
     with ThreadPoolExecutor(4) as pool:
-        hashes = pool.map(_sha256, files)
+        hashes = pool.map(lambda path: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns), files)
         return {str(path.relative_to(folder)): value for path, value in zip(files, hashes, strict=True)}
 
 
-def _sha256(path: Path) -> str:
+@functools.lru_cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Of a file, read once as long as its size and time of modification stay the same."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_loaded(path: Path) -> bool:
+    """Whether a file of a diffusers folder is one that is opened: no pickle, no variant, no other component."""
+    if path.parent.name not in COMPONENTS:
+        return False
+    return bool(_WEIGHTS.fullmatch(path.name)) or path.suffix in (".json", ".txt")
+
+
 def _check(folder: Path, source: str) -> None:
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"backbone {source!r}: has no model_index.json, so it is no diffusers folder")
-    family = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    if not (folder / _INDEX).is_file():
+        raise ValueError(f"backbone {source!r}: has no {_INDEX}, so it is no diffusers folder")
+    family = json.loads((folder / _INDEX).read_text()).get("_class_name")
     if family not in _FAMILIES:
         raise ValueError(f"backbone {source!r} is a {family}; supported are {', '.join(_FAMILIES)}")
     for component in COMPONENTS:
@@ -101,20 +107,21 @@ def _check(folder: Path, source: str) -> None:
 def _fetch(url: str) -> Path:
     """Copy a folder from object storage into the user's cache, once per version of its files."""
     fs, root = open_fs(url.rstrip("/"))
-    found = {path: info for path, info in fs.find(root, detail=True).items() if path.endswith(_SAFE)}
+    listing = {Path(path).relative_to(root): info for path, info in fs.find(root, detail=True).items()}
+    found = {path: info for path, info in listing.items() if str(path) == _INDEX or _is_loaded(path)}
     if not found:
-        raise ValueError(f"backbone.source {url!r}: nothing there, or no right to list it")
-    listing = json.dumps(
-        [url, [(path, info["size"], str(info.get("ETag"))) for path, info in sorted(found.items())]]
-    )
-    folder = Path(user_cache_dir("gatehouse")) / hashlib.sha256(listing.encode()).hexdigest()[:24]
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(dir=folder.parent))
-        for path in found:
-            target = staged / Path(path).relative_to(root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(path, str(target))
+        raise ValueError(f"backbone.source {url!r}: no diffusers folder there, or no right to list it")
+    # All that the listing says of the files, since what changes with a file's content differs by file system.
+    version = json.dumps([url, sorted((str(path), info) for path, info in found.items())], default=str)
+    folder = Path(user_cache_dir("gatehouse")) / hashlib.sha256(version.encode()).hexdigest()[:24]
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as staging:
+        staged = Path(staging) / "backbone"
+        for path, info in found.items():
+            (staged / path).parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(info["name"], str(staged / path))
         try:
             staged.rename(folder)
         except OSError:  # another process of this machine was first
@@ -124,13 +131,16 @@ def _fetch(url: str) -> Path:
 
 
 def _fetch_from_hub(spec: Backbone) -> Path:
-    if spec.revision is None:
-        raise ValueError(f"backbone.source {spec.source!r} is a hub id; pin its revision (a commit) with it")
+    if not re.fullmatch(r"[0-9a-f]{40}", spec.revision or ""):
+        raise ValueError(
+            f"backbone.source {spec.source!r} is no folder here, so it is a hub id; backbone.revision must pin it to a"
+            f" commit of 40 hex digits, and is {spec.revision!r}"
+        )
     patterns = [f"{component}/*{ending}" for component in COMPONENTS for ending in _SAFE]
     folder = huggingface_hub.snapshot_download(
         spec.source,
         revision=spec.revision,
-        allow_patterns=["model_index.json", *patterns],
+        allow_patterns=[_INDEX, *patterns],
         ignore_patterns=["*.fp16.*", "*non_ema*"],
     )
     return Path(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
@@ -14,18 +13,22 @@ from pipeline.reader import FeatureStore
 
 
 class FeatureDataset(Dataset[dict[str, Any]]):
-    """Map-style: one item a good row, in the order of shard and position.
+    """Map-style: one item a row that is good in the groups of `taps`, in the order of shard and position.
 
-    An item is {"key", "shard", "row", "caption", and per tap a tensor [C, h, w] in the stored dtype}; with `join`
-    also the bytes of the sample's other members, by field: {"members": {"seg.png": b"...", ...}}.
+    An item is {"key", "shard", "row", "caption" (empty where there is none), and per tap a tensor [C, h, w] in the
+    stored dtype}; with `join` also the bytes of the sample's other members, by field:
+    {"members": {"seg.png": b"...", ...}}.
 
-    Safe in DataLoader workers, started by fork or by spawn: nothing is opened before the first item is read there.
+    Safe in DataLoader workers, started by fork or by spawn: what is open in one process is never used in another.
 
     Args:
         url: of the store.
         taps: names as in `FeatureStore.taps`; default all.
-        join: root URL under which the original shards lie, by their ids; None to read features only.
+        join: root URL under which the original shards lie, by their ids, or `embedded`; None to read features only.
         fields: with `join`, the fields to read; default all.
+
+    Raises:
+        KeyError: a tap that is not stored.
     """
 
     def __init__(
@@ -36,16 +39,10 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         join: str | None = None,
         fields: Sequence[str] | None = None,
     ) -> None:
-        store = FeatureStore(url)
-        self.taps = list(store.taps) if taps is None else list(taps)
-        groups = {name.partition("/")[0] for name in self.taps}
-        index = store.index
-        for group in groups:
-            index = index.filter(pc.equal(pc.struct_field(index["groups"], [group, "status"]), "ok"))
-        for name in self.taps:
-            store.layout(name)
-        self._index = index.select(["key", "shard", "row", "caption"]).combine_chunks()
-        self._store = store
+        self._store = FeatureStore(url)
+        self.taps = list(self._store.taps) if taps is None else list(taps)
+        groups = dict.fromkeys(self._store.layout(name).group for name in self.taps)
+        self._index = self._store.good(list(groups)).select(["key", "shard", "row", "caption"])
         self._members = None if join is None else MemberIndex(join, fields)
 
     def __len__(self) -> int:
@@ -60,6 +57,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         lines = self._index.take(places).to_pylist()
         maps = self._store.read([line["row"] for line in lines], self.taps)
         for place, line in enumerate(lines):
+            line["caption"] = line["caption"] or ""  # which batches, as None does not
             line.update({name: torch.from_numpy(values[place].copy()) for name, values in maps.items()})
             if self._members is not None:
                 line["members"] = self._members.read(line["shard"], line["key"])

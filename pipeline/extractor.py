@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline import checkpoint
 from pipeline import device as devices
 from pipeline.backbone import resolve_timestep
 from pipeline.decode import decode, stretch
-from pipeline.features import Batch, make_engine
+from pipeline.features import Batch, Features, make_engine
 from pipeline.identity import check_backbone
 from pipeline.plan import layouts
 from pipeline.store import read_manifest
@@ -77,7 +77,8 @@ class FeatureExtractor:
         """Features of some images.
 
         Args:
-            images: encoded bytes, PIL images or RGB arrays uint8 [H, W, 3]; stretched to the spec's size.
+            images: encoded bytes, PIL images in RGB or grey, or RGB arrays uint8 [H, W, 3]; stretched to the spec's
+                size. Only for bytes is every kind of picture converted as in a job.
             ids: (shard id, key) of each, which noise depends on; default: from the image's content.
             captions: of each, for prompts with `{caption}`.
 
@@ -86,21 +87,28 @@ class FeatureExtractor:
 
         Raises:
             BadSample: an image that cannot be decoded.
-            ValueError: captions are needed and missing, or a value does not fit the stored dtype.
+            ValueError: an image that is none of these, captions that are needed and missing, another number of ids
+                or captions than images, or values that do not fit the stored dtype.
         """
+        for name, given in (("ids", ids), ("captions", captions)):
+            if given is not None and len(given) != len(images):
+                raise ValueError(f"{len(images)} images, but {len(given)} {name}; give one for each image")
         pixels = [self._pixels(image) for image in images]
         names = (
-            list(ids)
-            if ids is not None
-            else [("", hashlib.sha256(one.tobytes()).hexdigest()) for one in pixels]
+            [("", hashlib.sha256(one.tobytes()).hexdigest()) for one in pixels] if ids is None else list(ids)
         )
-        texts: list[str | None] = list(captions) if captions is not None else [None] * len(pixels)
-        outputs: dict[str, list[NDArray[Any]]] = {f"{array.group}/{array.tap}": [] for array in self._arrays}
+        texts: list[str | None] = [None] * len(pixels) if captions is None else list(captions)
+        outputs = {
+            f"{array.group}/{array.tap}": np.empty((len(pixels), *array.shape), array.dtype)
+            for array in self._arrays
+        }
         for place in range(0, len(pixels), self._batch_size):
             part = slice(place, place + self._batch_size)
-            for name, values in self._run(pixels[part], names[part], texts[part]).items():
-                outputs[name].append(values)
-        return {name: np.concatenate(parts) for name, parts in outputs.items() if parts}
+            features = self._run(pixels[part], names[part], texts[part])
+            self._check(features, place, len(pixels[part]))
+            for (group, tap), values in features.maps.items():
+                outputs[f"{group}/{tap}"][part] = values[: len(pixels[part])]
+        return outputs
 
     def _set_up(self, spec: ExtractSpec, arrays: Sequence[ArrayLayout], timesteps: dict[str, int]) -> None:
         self.spec = spec
@@ -112,15 +120,22 @@ class FeatureExtractor:
         size = (self.spec.image_size[0], self.spec.image_size[1])
         if isinstance(image, bytes):
             return decode(image, size, self.spec.input.max_pixels).pixels
-        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        return stretch(picture.convert("RGB"), size)
+        if isinstance(image, Image.Image):
+            if image.mode not in ("RGB", "L"):
+                raise ValueError(
+                    f"a PIL image of mode {image.mode}; give the file's bytes, or convert it to RGB"
+                )
+            return stretch(ImageOps.exif_transpose(image).convert("RGB"), size)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"an array {image.dtype} {list(image.shape)}; images are uint8 [H, W, 3]")
+        return stretch(Image.fromarray(image), size)
 
     def _run(
         self,
         pixels: Sequence[NDArray[np.uint8]],
         ids: Sequence[tuple[str, str]],
         captions: Sequence[str | None],
-    ) -> dict[str, NDArray[Any]]:
+    ) -> Features:
         count, size = len(pixels), self._batch_size
         padded = np.zeros((size, 3, *self.spec.image_size), np.uint8)
         padded[:count] = np.stack(pixels)
@@ -131,8 +146,15 @@ class FeatureExtractor:
             captions=[*captions, *padding],
             caption_reasons=[None] * size,
         )
-        features = self._engine.run(batch)
+        return self._engine.run(batch)
+
+    @staticmethod
+    def _check(features: Features, first: int, count: int) -> None:
         for group, reasons in features.reasons.items():
-            if reason := next((reason for reason in reasons[:count] if reason), None):
-                raise ValueError(f"group {group!r} failed for an image: {reason}")
-        return {f"{group}/{tap}": values[:count] for (group, tap), values in features.maps.items()}
+            for place, reason in enumerate(reasons[:count], first):
+                if reason == "no-caption":
+                    raise ValueError(
+                        f"image {place}: the prompt of group {group!r} needs a caption; give `captions`"
+                    )
+                if reason is not None:
+                    raise ValueError(f"image {place}: group {group!r} failed: {reason}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -36,8 +36,8 @@ class Batch:
     pixels: NDArray[np.uint8]
     """[B, 3, H, W]; zeros in padding."""
     captions: list[str | None]
-    caption_reasons: list[str | None] = field(default_factory=list)
-    """Why a slot has no caption."""
+    caption_reasons: list[str | None]
+    """Why a slot has no caption, where that is known."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Engine:
         self.seed = seed
         self.calls: Counter[str] = Counter()
         """Network passes, image and text encodings made so far."""
-        self._texts: dict[str, Tensor] = {}
+        self._fixed_texts = _Results(self.calls)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Features:
@@ -117,7 +117,7 @@ class Engine:
 
         def compute() -> dict[str, Tensor]:
             noisy = self._noisy(group, batch, results)
-            text = results.get("text", (group.prompt,), lambda: self._text(group, batch))
+            text = self._text(group, batch, results)
             recorder = Recorder(self.backbone.unet, taps)
             return recorder.run(lambda: self.backbone.predict(noisy, self.timesteps[group.name], text))
 
@@ -154,14 +154,15 @@ class Engine:
                 )
         return torch.from_numpy(drawn)
 
-    def _text(self, group: Group, batch: Batch) -> Tensor:
-        """Embeddings of each slot's prompt [B, tokens, C]; a fixed prompt is encoded once and kept."""
+    def _text(self, group: Group, batch: Batch, results: _Results) -> Tensor:
+        """Embeddings of each slot's prompt [B, tokens, C]; a fixed prompt's are kept from batch to batch."""
         if group.uses_caption:
             prompts = [group.prompt.replace("{caption}", caption or "") for caption in batch.captions]
-            return self.backbone.encode_text(prompts)
-        if group.prompt not in self._texts:
-            self._texts[group.prompt] = self.backbone.encode_text([group.prompt])
-        return self._texts[group.prompt].expand(len(batch.ids), -1, -1)
+            return results.get("text", (group.prompt,), lambda: self.backbone.encode_text(prompts))
+        fixed = self._fixed_texts.get(
+            "text", (group.prompt,), lambda: self.backbone.encode_text([group.prompt])
+        )
+        return fixed.expand(len(batch.ids), -1, -1)
 
     @staticmethod
     def _caption_reasons(group: Group, batch: Batch) -> list[str | None]:
@@ -174,7 +175,7 @@ class Engine:
 
 
 class _Results:
-    """Intermediate results of one batch, each computed once for all groups that need it."""
+    """Intermediate results, each computed once for all groups that need it, by kind and all inputs that affect it."""
 
     def __init__(self, calls: Counter[str]) -> None:
         self._kept: dict[tuple[str, tuple[object, ...]], object] = {}

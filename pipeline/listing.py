@@ -9,6 +9,7 @@ import stat
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from braceexpand import braceexpand
@@ -84,7 +85,8 @@ def _place(url: str) -> tuple[AbstractFileSystem, str]:
 def _common_folder(paths: list[str]) -> str:
     """The longest folder that all patterns share before any wildcard or brace."""
     folders = [re.split(r"[*?\[{]", path)[0].split("/")[:-1] for path in paths]
-    return "/".join(os.path.commonprefix(folders))  # which works on lists, part by part
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    return "/".join(parts[0] for parts in shared)
 
 
 def _id(path: str, root: str) -> str:

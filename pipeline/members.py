@@ -2,52 +2,117 @@
 
 from __future__ import annotations
 
-import tarfile
+from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import IO
 
-from webdataset.tariterators import base_plus_ext
+from fsspec import AbstractFileSystem
 
-from pipeline.storage import open_fs
+from pipeline import embedded
+from pipeline.shards import BadShard, _named, _printable
+from pipeline.storage import StorageError, open_fs
+from pipeline.tarstream import TarStream
 
-_Place = tuple[int, int]
+Places = dict[str, tuple[int, int]]
+"""Offset and size in bytes of a sample's members, by field."""
+
+_SHARDS_KEPT = 256
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
 class MemberIndex:
-    """Reads members of samples by shard id and key; a shard's headers are walked once, at its first use.
+    """Reads members of samples by shard id and key, as `pipeline.shards` names them.
+
+    A shard's headers are walked at its first use; the places of the last 256 shards are kept. Nothing is opened
+    before the first read, so that an index may be handed to other processes.
 
     Args:
-        root: URL under which the shards lie, by their ids.
+        root: URL under which the shards lie, by their ids; `embedded` for the shards in the package.
         fields: extensions to read (`seg.png`); None for all.
+        max_member_bytes: a larger member is refused, not read.
     """
 
-    def __init__(self, root: str, fields: Sequence[str] | None = None) -> None:
-        self._root, self._fields = root.rstrip("/"), None if fields is None else set(fields)
-        self._shards: dict[str, dict[str, dict[str, _Place]]] = {}
+    def __init__(
+        self, root: str, fields: Sequence[str] | None = None, *, max_member_bytes: int = 256 * 2**20
+    ) -> None:
+        self._root = embedded.SHARDS if root == "embedded" else root
+        self._fields = None if fields is None else {field.lower() for field in fields}
+        self._limit = max_member_bytes
+        self._shards: OrderedDict[str, dict[str, Places]] = OrderedDict()
 
     def read(self, shard: str, key: str) -> dict[str, bytes]:
-        """{field: bytes} of a sample.
+        """{field: bytes} of a sample's plain files; links and devices are left out.
 
         Raises:
             FileNotFoundError: no such shard under the root.
             KeyError: no such sample in it.
+            ValueError: the shard is compressed, its id leaves the root, or a member is too large.
+            OSError: storage failed, or gave less than the tar's headers say.
         """
-        if shard not in self._shards:
-            self._shards[shard] = self._walk(shard)
-        places = self._shards[shard].get(key)
+        places = self._places(shard).get(key)
         if places is None:
-            raise KeyError(f"{self._root}/{shard} has no sample {key!r}; is it the shard that was extracted?")
-        fs, path = open_fs(f"{self._root}/{shard}")
-        ends = [(start, start + size) for start, size in places.values()]
-        data = fs.cat_ranges([path] * len(ends), [start for start, _ in ends], [end for _, end in ends])
+            raise KeyError(f"{self._root}: shard {shard!r} has no sample {key!r}; is it the one extracted?")
+        for field, (_, size) in places.items():
+            if size > self._limit:
+                raise ValueError(
+                    f"{shard}: {key}.{field} has {size} bytes; max_member_bytes allows {self._limit}"
+                )
+        fs, path = self._locate(shard)
+        starts = [start for start, _ in places.values()]
+        ends = [start + size for start, size in places.values()]
+        data = fs.cat_ranges([path] * len(places), starts, ends, on_error="raise")
+        for (field, (_, size)), found in zip(places.items(), data, strict=True):
+            if len(found) != size:
+                raise StorageError(
+                    f"{shard}: {key}.{field} has {size} bytes by its header, {len(found)} were read;"
+                    " was the shard changed while in use?"
+                )
         return dict(zip(places, data, strict=True))
 
-    def _walk(self, shard: str) -> dict[str, dict[str, _Place]]:
-        fs, path = open_fs(f"{self._root}/{shard}")
-        samples: dict[str, dict[str, _Place]] = {}
-        with fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                key, field = base_plus_ext(member.name)
-                if key is None or not member.isreg() or (self._fields is not None and field not in self._fields):
-                    continue
-                samples.setdefault(key, {}).setdefault(field.lower(), (member.offset_data, member.size))
+    def _places(self, shard: str) -> dict[str, Places]:
+        if shard not in self._shards:
+            self._shards[shard] = self._walk(shard)
+            if len(self._shards) > _SHARDS_KEPT:
+                self._shards.popitem(last=False)
+        self._shards.move_to_end(shard)
+        return self._shards[shard]
+
+    def _walk(self, shard: str) -> dict[str, Places]:
+        """The first sample of each key counts, as when features were extracted."""
+        fs, path = self._locate(shard)
+        samples: dict[str, Places] = {}
+        with self._open(fs, path, shard) as file:
+            if file.read(8).startswith(_COMPRESSED):
+                raise ValueError(f"shard {shard!r} is compressed, which rules out random access; unpack it")
+            file.seek(0)
+            try:
+                for name, members in groupby(_named(TarStream(file, path, 0, seek=True)), key=itemgetter(0)):
+                    places = {
+                        field: (member.offset_data, member.size)
+                        for _, field, member in members
+                        if member.isreg() and not member.issparse() and self._wants(field)
+                    }
+                    samples.setdefault(_printable(name), places)
+            except BadShard:
+                pass  # said when features were extracted; the samples before the fault are good
         return samples
+
+    def _wants(self, field: str) -> bool:
+        return self._fields is None or field in self._fields
+
+    def _locate(self, shard: str) -> tuple[AbstractFileSystem, str]:
+        """The id is joined to the root as a path, never parsed as a URL, since it comes from a store."""
+        if shard.startswith("/") or ".." in shard.split("/"):
+            raise ValueError(f"shard id {shard!r} leads out of its root; ids are paths below {self._root}")
+        fs, root = open_fs(self._root)
+        return fs, f"{root.rstrip('/')}/{shard}"
+
+    def _open(self, fs: AbstractFileSystem, path: str, shard: str) -> IO[bytes]:
+        try:
+            return fs.open(path, "rb")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{self._root} has no shard {shard!r}; give the folder or URL that shard ids start from"
+            ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,14 @@ from pathlib import Path
 
 from pipeline import backbone, checkpoint, taps
 from pipeline.identity import identity, libraries
-from pipeline.shards import BadShard, Shard, count_samples, list_shards
+from pipeline.shards import Shard, count_samples, list_shards
+from schemas import __version__
 from schemas import taps as tap_names
 from schemas.receipts import ArrayLayout, Manifest
 from schemas.spec import ExtractSpec, Group
 
 _COUNTED_SHARDS = 8
+_COUNTED_BYTES = 256 * 2**20  # what is counted elsewhere than on local disk is read whole
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ def make_plan(spec: ExtractSpec) -> Plan:
     shards = list_shards(spec.input)
     arrays = layouts(spec, folder)
     timesteps = {g.name: backbone.resolve_timestep(folder, g.t, g.timestep) for g in spec.groups}
-    counted = [_count(shard, spec) for shard in shards[:_COUNTED_SHARDS]]
-    per_block, per_extent = block_rows(arrays, counted[0], spec.output.block_bytes)
+    counted = _count_rows(shards, spec)
+    per_block, per_extent = block_rows(arrays, max(counted), spec.output.block_bytes)
     manifest = Manifest(
-        gatehouse=importlib.metadata.version("gatehouse"),
+        gatehouse=__version__,
         identity=identity(spec, folder, timesteps, arrays),
         arrays=arrays,
         rows_per_block=per_block,
@@ -69,6 +70,8 @@ def layouts(spec: ExtractSpec, folder: Path) -> list[ArrayLayout]:
         ValueError: a tap that the network does not have; names the group, and the nearest tap that exists.
     """
     unet = checkpoint.config(folder, "unet")
+    if wrong := [f"{'.'.join(map(str, path))}: {message}" for path, message in _wrong_taps(spec, unet)]:
+        raise ValueError("\n".join(wrong))
     wanted = {group.name: _taps(group, unet) for group in spec.groups}
     size = backbone.latent_size(folder, spec.image_size)
     union = tap_names.resolve([tap for group in wanted.values() for tap in group], unet)
@@ -85,8 +88,9 @@ def layouts(spec: ExtractSpec, folder: Path) -> list[ArrayLayout]:
 def block_rows(arrays: Sequence[ArrayLayout], shard_rows: int, block_bytes: int) -> tuple[int, int]:
     """Rows of a block and of an extent.
 
-    A block is what fits the byte budget, balanced so that a typical shard fills its last block; an extent is the
-    blocks of a typical shard, so that most attempts claim once.
+    A block is what fits the byte budget, or one row; balanced, so that a shard of `shard_rows` samples, which
+    should be a typical one, fills its last block too. An extent is the blocks of such a shard, so that most attempts
+    claim once.
     """
     row_bytes = sum(array.row_bytes for array in arrays)
     budget = max(1, block_bytes // row_bytes)
@@ -95,16 +99,31 @@ def block_rows(arrays: Sequence[ArrayLayout], shard_rows: int, block_bytes: int)
     return per_block, per_block * blocks
 
 
+def wrong_taps(spec: ExtractSpec) -> list[tuple[tuple[str | int, ...], str]]:
+    """Taps that the backbone does not have, each with its path in the spec: a `check` for `schemas.specfile.load`."""
+    return _wrong_taps(spec, checkpoint.config(checkpoint.locate(spec.backbone), "unet"))
+
+
+def _wrong_taps(spec: ExtractSpec, unet: dict[str, object]) -> list[tuple[tuple[str | int, ...], str]]:
+    wrong: list[tuple[tuple[str | int, ...], str]] = []
+    for number, group in enumerate(spec.groups):
+        where = ("groups", number, "taps")
+        for place, tap in enumerate([group.taps] if isinstance(group.taps, str) else group.taps):
+            try:
+                tap_names.resolve([tap if isinstance(tap, str) else tap.name], unet)
+            except ValueError as error:
+                wrong.append((where if isinstance(group.taps, str) else (*where, place), str(error)))
+    return wrong
+
+
 def _taps(group: Group, unet: dict[str, object]) -> dict[str, str | None]:
     """Tap names of a group in the network's order, with the dtype each asks for."""
     asked: dict[str, str | None] = {}
     for tap in [group.taps] if isinstance(group.taps, str) else group.taps:
         name, dtype = (tap, None) if isinstance(tap, str) else (tap.name, tap.dtype)
-        try:
-            resolved = tap_names.resolve([name], unet)
-        except ValueError as error:
-            raise ValueError(f"groups: {group.name!r}: taps: {error}") from None
-        asked.update(dict.fromkeys(resolved, dtype))
+        for one in tap_names.resolve([name], unet):
+            # A tap that is named beside its set keeps the dtype it asks for.
+            asked[one] = dtype or asked.get(one)
     return {name: asked[name] for name in tap_names.resolve(list(asked), unet)}
 
 
@@ -117,12 +136,16 @@ def _check_map_size(tap: str, shape: tuple[int, ...], batch_size: int) -> None:
         )
 
 
-def _count(shard: Shard, spec: ExtractSpec) -> int:
-    """Samples of a shard, at least one; a shard that is no tar will say so when it is read."""
-    try:
-        return max(1, count_samples(shard, spec.input, None))
-    except BadShard:
-        return 1
+def _count_rows(shards: Sequence[Shard], spec: ExtractSpec) -> list[int]:
+    """Samples of the first few shards; at least one each, since what is wrong with a tar is said when it is read."""
+    counted: list[int] = []
+    size = 0
+    for shard in shards[:_COUNTED_SHARDS]:
+        counted.append(max(1, count_samples(shard, spec.input)))
+        size += shard.size
+        if size > _COUNTED_BYTES:
+            break
+    return counted
 
 
 def _estimate_rows(shards: Sequence[Shard], counted: Sequence[int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -34,6 +34,8 @@ class Probe:
     """Memory that was still free on the device then."""
     unstorable: list[GroupTap]
     """Arrays whose dtype cannot hold the network's values."""
+    not_finite: list[GroupTap] = field(default_factory=list)
+    """Arrays where the network's own values are infinite or not numbers, which no dtype of storage cures."""
 
 
 class ProbeError(ValueError):
@@ -53,13 +55,17 @@ def measure(engine: Engine, spec: ExtractSpec, shards: Sequence[Shard], device: 
         started = perf_counter()
         features = engine.run(batch)
         seconds = (perf_counter() - started) / _IMAGES
+    failed = [tap for tap, values in features.maps.items() if not np.isfinite(values).all()]
+    # Pooled vectors are means of what the network gave, before it was cast.
+    not_finite = [tap for tap in failed if not np.isfinite(features.pooled[tap]).all()]
     return Probe(
         device=devices.name(device),
         seconds_per_image=seconds,
         bytes_per_image=max(0, peak.bytes - fixed) // _IMAGES,
         fixed_bytes=fixed,
         free_bytes=free,
-        unstorable=[tap for tap, values in features.maps.items() if not np.isfinite(values).all()],
+        unstorable=[tap for tap in failed if tap not in not_finite],
+        not_finite=not_finite,
     )
 
 
@@ -75,6 +81,12 @@ def check(probe: Probe, spec: ExtractSpec, held_bytes: int, actors_per_device: i
     Raises:
         ProbeError: names the taps and proposes float32, or the batch size that would fit.
     """
+    if probe.not_finite:
+        taps = ", ".join(f"{group}/{tap}" for group, tap in probe.not_finite)
+        raise ProbeError(
+            f"backbone.dtype is {spec.backbone.dtype}, in which the network's own values are not finite at {taps};"
+            " compute in bfloat16 or float32"
+        )
     if probe.unstorable:
         taps = "\n".join(
             f"  groups: {group}: taps: {{name: {tap}, dtype: float32}}" for group, tap in probe.unstorable
@@ -121,7 +133,7 @@ def _two_images(spec: ExtractSpec, shards: Sequence[Shard]) -> Batch:
 
 
 class _PeakMemory:
-    """The most memory used while the context is open: the allocator's own figure on a GPU, sampled RSS on a CPU."""
+    """The most memory used while the context is open: the allocator's own figure on a GPU, sampled on a CPU."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -130,6 +142,7 @@ class _PeakMemory:
         self.bytes = 0
 
     def __enter__(self) -> _PeakMemory:
+        devices.forget_peak(self._device)
         self._thread.start()
         return self
 
@@ -138,7 +151,7 @@ class _PeakMemory:
         self._thread.join()
 
     def _sample(self) -> None:
-        while True:
-            self.bytes = max(self.bytes, devices.used_bytes(self._device))
-            if self._stop.wait(_SAMPLING_S):
-                return
+        stopped = False
+        while not stopped:
+            stopped = self._stop.wait(_SAMPLING_S)
+            self.bytes = max(self.bytes, devices.peak_bytes(self._device))

@@ -6,6 +6,7 @@ Ray's own restarts and retries are off: the job owns them, because only it knows
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ class _Slot:
     tasks: dict[Any, Task] = field(default_factory=dict)
     ping: Any = None
     answered: float = 0.0
+    retired: bool = False
     progress: dict[str, float] = field(default_factory=dict)
 
 
@@ -53,7 +55,7 @@ class RayRunner:
 
     def __init__(self, spec: ExtractSpec, manifest: Manifest) -> None:
         self._spec, self._manifest = spec, manifest
-        _connect(spec.cluster.address)
+        self._own_ray = _connect(spec.cluster.address)
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         self._kind: str = spec.cluster.device
@@ -105,10 +107,12 @@ class RayRunner:
                 job.interrupted(task)
 
     def close(self) -> None:
-        """Give the actors back."""
+        """Give the actors back, and stop Ray where it was started for this job."""
         for slot in self._slots:
             ray.kill(slot.handle)
         self._slots.clear()
+        if self._own_ray:
+            ray.shutdown()
 
     def _add_slot(self) -> None:
         cluster = self._spec.cluster
@@ -125,8 +129,12 @@ class RayRunner:
         self._slots.append(_Slot(handle, handle.ready.remote(), time.monotonic()))
 
     def _hand_out(self, job: Job) -> None:
-        for slot in self._slots:
-            while slot.device is not None and len(slot.tasks) < _TASKS_IN_HAND:
+        for slot in list(self._slots):
+            if slot.retired and not slot.tasks:
+                self._slots.remove(slot)
+                self._forget(slot)
+                continue
+            while slot.device is not None and not slot.retired and len(slot.tasks) < _TASKS_IN_HAND:
                 if any(job.schedule.is_suspect(task.assignment) for task in slot.tasks.values()):
                     break
                 task = job.next_task(idle=not slot.tasks)
@@ -160,9 +168,10 @@ class RayRunner:
         if slot.ping is None or slot.ping in done:
             if slot.ping is not None:
                 slot.progress, slot.answered = ray.get(slot.ping), now
+                resident = slot.progress.pop("resident_bytes")
+                slot.retired = resident > (self._spec.cluster.max_actor_bytes or math.inf)
             slot.ping = slot.handle.progress.remote()
         elif now - slot.answered > self._spec.cluster.stall_timeout_s:
-            ray.kill(slot.handle)
             self._bury(job, slot, f"no answer for {now - slot.answered:.0f} s", blame=True)
             return
         for ref in [ref for ref in slot.tasks if ref in done]:
@@ -190,8 +199,7 @@ class RayRunner:
     def _bury(self, job: Job, slot: _Slot, why: str, *, blame: bool) -> None:
         """Forget a dead actor and put its tasks back; the shards are suspects unless their node went away."""
         self._slots.remove(slot)
-        for key, value in slot.progress.items():
-            self._dead_progress[key] = self._dead_progress.get(key, 0) + value
+        self._forget(slot)
         if slot.device is None:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILURES:
@@ -206,6 +214,11 @@ class RayRunner:
             else:
                 job.interrupted(task)
 
+    def _forget(self, slot: _Slot) -> None:
+        ray.kill(slot.handle)  # a dead one may only have been out of reach, and must not keep its GPU
+        for key, value in slot.progress.items():
+            self._dead_progress[key] = self._dead_progress.get(key, 0) + value
+
     def _progress(self) -> dict[str, float]:
         total = dict(self._dead_progress)
         for slot in self._slots:
@@ -214,11 +227,13 @@ class RayRunner:
         return total
 
 
-def _connect(address: str | None) -> None:
+def _connect(address: str | None) -> bool:
+    """Join the cluster, or start one on this machine; True for the latter."""
     if ray.is_initialized():
-        return
+        return False
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if address is None and "RAY_ADDRESS" not in os.environ:
+    alone = address is None and "RAY_ADDRESS" not in os.environ
+    if alone:
         options |= {
             "address": "local",
             "include_dashboard": False,
@@ -228,6 +243,7 @@ def _connect(address: str | None) -> None:
     else:
         options["address"] = address or "auto"
     ray.init(**options)
+    return alone
 
 
 def _user_error(error: RayTaskError) -> Exception:

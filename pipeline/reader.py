@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import zarr
 from numpy.typing import NDArray
 
-from pipeline import arrays, ledger, storage
+from pipeline import ledger, storage
+from pipeline.rows import RowReader
 from pipeline.store import read_manifest
-from schemas.layout import index_schema
-from schemas.receipts import ArrayLayout, Manifest
+from schemas.receipts import ArrayLayout, FileRef, Manifest
+
+_READERS = 32
 
 
 class FeatureStore:
@@ -36,6 +38,7 @@ class FeatureStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self.manifest: Manifest = read_manifest(url)
+        self._rows = RowReader(url, self.manifest)
 
     @functools.cached_property
     def ledger(self) -> ledger.Ledger:
@@ -52,13 +55,25 @@ class FeatureStore:
         """What is stored, by `group/tap`: shapes of a row and dtypes."""
         return {f"{array.group}/{array.tap}": array for array in self.manifest.arrays}
 
+    def good(self, groups: Sequence[str] | None = None) -> pa.Table:
+        """The index's records of rows that are good in some groups (default: in all), by shard and position.
+
+        Raises:
+            KeyError: a group that is not stored.
+        """
+        outcomes = self.index["groups"]
+        good = pc.is_valid(self.index["row"])
+        for group in self.manifest.groups if groups is None else groups:
+            if group not in self.manifest.groups:
+                raise KeyError(
+                    f"store {self.url} has no group {group!r}, only {', '.join(self.manifest.groups)}"
+                )
+            good = pc.and_(good, pc.equal(pc.struct_field(outcomes, [group, "status"]), "ok"))
+        return self.index.filter(good).combine_chunks()
+
     def rows(self, group: str | None = None) -> NDArray[np.int64]:
         """Rows that are good, in all groups or in one, in the order of shard and position."""
-        if group is None:
-            good = pc.equal(self.index["status"], "ok")
-        else:
-            good = pc.equal(pc.struct_field(self.index["groups"], [group, "status"]), "ok")
-        rows: NDArray[np.int64] = self.index.filter(pc.and_(good, pc.is_valid(self.index["row"])))["row"].to_numpy()
+        rows: NDArray[np.int64] = self.good(None if group is None else [group])["row"].to_numpy()
         return rows
 
     def read(self, rows: Sequence[int] | NDArray[np.int64], taps: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -73,35 +88,52 @@ class FeatureStore:
 
         Raises:
             KeyError: a tap that is not stored.
-            IndexError: a row that is not committed.
+            IndexError: a row that is not committed, or that a later round did again.
+            ValueError: the store has pooled vectors only.
         """
+        if not self.manifest.identity["output"]["maps"]:
+            raise ValueError(f"store {self.url} holds no maps (output.maps was false); use `pooled`")
         wanted = np.asarray(rows, np.int64)
         self._check_rows(wanted)
-        return {name: self._array(name).get_orthogonal_selection((wanted,)) for name in taps}
+        return dict(zip(taps, self._rows.read([self.layout(name) for name in taps], wanted), strict=True))
 
     def pooled(self, taps: Sequence[str]) -> pa.Table:
-        """Pooled vectors of all good rows: `row`, and one fixed-size list of float32 a tap."""
+        """Pooled vectors of all rows that are good in the groups of `taps`, in the order of shard and position.
+
+        Returns:
+            `row`, and per tap a fixed-size list of float32 [C].
+
+        Raises:
+            KeyError: a tap that is not stored.
+            ValueError: the store has no pooled vectors.
+        """
+        if not self.manifest.identity["output"]["pooled"]:
+            raise ValueError(
+                f"store {self.url} holds no pooled vectors (output.pooled was false); use `read`"
+            )
+        rows = self.good(list(dict.fromkeys(self.layout(name).group for name in taps)))["row"]
+        schema = pa.schema([("row", pa.int64()), *((name, pa.binary()) for name in taps)])
+        refs = [marker.pooled for marker in self.ledger.markers if marker.pooled is not None]
+        with ThreadPoolExecutor(_READERS) as pool:
+            tables = list(pool.map(lambda ref: self._columns(ref, schema.names), refs))
+        table = pa.concat_tables([table.cast(schema) for table in tables] or [schema.empty_table()])
+        table = table.take(pc.index_in(rows, value_set=table["row"].combine_chunks())).combine_chunks()
+        columns = {"row": table["row"]}
+        for name in taps:
+            values = pa.array(np.frombuffer(b"".join(table[name].to_pylist()), "<f4"))
+            columns[name] = pa.FixedSizeListArray.from_arrays(values, self.layout(name).shape[0])
+        return pa.table(columns)
+
+    def _columns(self, ref: FileRef, columns: list[str]) -> pa.Table:
         fs, root = storage.open_fs(self.url)
-        for name in taps:
-            self.layout(name)
-        good = pa.array(self.rows())
-        tables = []
-        for marker in self.ledger.markers:
-            if marker.pooled is not None:
-                with fs.open(f"{root}/{marker.pooled.path}", "rb") as file:
-                    table = pq.read_table(file, columns=["row", *taps])
-                tables.append(table.filter(pc.is_in(table["row"], good)))
-        columns: dict[str, pa.Array] = {}
-        if not tables:
-            return index_schema([]).empty_table().select(["row"])
-        table = pa.concat_tables(tables).combine_chunks()
-        for name in taps:
-            values = np.frombuffer(b"".join(table[name].to_pylist()), "<f4")
-            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values), self.layout(name).shape[0])
-        return pa.table({"row": table["row"], **columns})
+        with fs.open(f"{root}/{ref.path}", "rb") as file:
+            return pq.read_table(file, columns=columns).select(columns)
 
     def _check_rows(self, rows: NDArray[np.int64]) -> None:
-        known = np.isin(rows, self._committed)
+        places = np.searchsorted(self._committed, rows)
+        known = np.zeros(len(rows), bool)
+        inside = places < len(self._committed)
+        known[inside] = self._committed[places[inside]] == rows[inside]
         if not known.all():
             raise IndexError(
                 f"store {self.url}: row {rows[~known][0]} is not committed; take rows from the index's column 'row'"
@@ -109,7 +141,8 @@ class FeatureStore:
 
     @functools.cached_property
     def _committed(self) -> NDArray[np.int64]:
-        return self.index["row"].drop_null().to_numpy()  # type: ignore[no-any-return]
+        """Sorted."""
+        return np.sort(self.index["row"].drop_null().to_numpy())
 
     def layout(self, name: str) -> ArrayLayout:
         """What is stored under a name.
@@ -119,19 +152,7 @@ class FeatureStore:
         """
         if name not in self.taps:
             near = difflib.get_close_matches(name, self.taps, n=3, cutoff=0.3) or list(self.taps)[:3]
-            raise KeyError(f"store {self.url} has no {name!r}; nearest of {len(self.taps)}: {', '.join(near)}")
+            raise KeyError(
+                f"store {self.url} has no {name!r}; nearest of {len(self.taps)}: {', '.join(near)}"
+            )
         return self.taps[name]
-
-    def _array(self, name: str) -> zarr.Array[Any]:
-        layout = self.layout(name)
-        if name not in self._arrays:
-            root = zarr.open_group(arrays.open_zarr(self.url, read_only=True), mode="r", zarr_format=3)
-            self._arrays[name] = arrays.open_array(root, layout, int(self._committed.max(initial=-1)) + 1)
-        return self._arrays[name]
-
-    @functools.cached_property
-    def _arrays(self) -> dict[str, zarr.Array[Any]]:
-        return {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_arrays"}

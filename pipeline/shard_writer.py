@@ -1,9 +1,9 @@
 """Images in files -> WebDataset shards, the same bytes each time.
 
-Images are copied byte for byte, in the order of their paths, with the `.txt` beside each as its caption. A key
-is the path under the given folder without extension, made fit for WebDataset, which splits names at the first
-dot: dots and control characters become `_`. Where two images want one key (`a.jpg` beside `a.png`), the later
-one's extension, and if need be a number, is added.
+Images are copied byte for byte, in the order of their paths, with the `.txt` beside each as its caption. A
+key is the path under the given folder without extension, made fit for WebDataset, which splits names at the
+first dot: dots and control characters become `_`. Where two images want one key (`a.jpg` beside `a.png`), the
+later one's extension, and if need be a number, is added.
 """
 
 from __future__ import annotations

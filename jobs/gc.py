@@ -1,0 +1,48 @@
+"""Remove what lost and dead attempts left behind, and say what it was."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.report import size
+from pipeline import gc
+
+DONE = 0
+"""Exit code."""
+
+
+def run(store: str, *, dry_run: bool, abandoned: bool) -> int:
+    """Find garbage, remove it unless told otherwise, print what is freed; return the exit code.
+
+    Args:
+        store: folder or URL.
+        dry_run: only say what would be removed.
+        abandoned: also attempts without an outcome, and unfinished objects. No job may be running.
+
+    Raises:
+        StoreError: no store there, or one of another schema version.
+        ValueError: a job turned out to be running; nothing was removed.
+    """
+    findings = gc.find(store, abandoned=abandoned)
+    if not dry_run:
+        gc.remove(store, findings)
+    objects, bytes_ = Counter[str](), Counter[str]()
+    for one in findings.garbage:
+        objects[one.kind] += 1
+        bytes_[one.kind] += one.size
+    console = Console()
+    table = Table("what", "objects", "bytes", title=f"gc: {'would be freed' if dry_run else 'freed'}")
+    for kind in objects:
+        table.add_row(kind, f"{objects[kind]:,}", size(bytes_[kind]))
+    table.add_row("in all", f"{objects.total():,}", size(bytes_.total()))
+    console.print(table)
+    if findings.undecided:
+        console.print(
+            f"attempts without an outcome: {len(findings.undecided):,}, left alone since they may still be at work;"
+            " --abandoned removes them when no job is running",
+            highlight=False,
+        )
+    return DONE

@@ -73,6 +73,13 @@ class Source:
         position = position_of(key if of_key else value)
         return position, f"{self.name}:{position[0]}:{position[1]}"
 
+    def problem(self, path: Path, text: str, *, missing: bool = False, of_key: bool = False) -> Problem:
+        """A line that says where, which key, and what is wrong with it."""
+        position, where = self.place(path, missing=missing, of_key=of_key)
+        key = dotted(path)
+        prefix = f"{where}: " if not key or where == f"--set {key}" else f"{where}: {key}: "
+        return position, prefix + text
+
 
 def word(error: ErrorDetails, model: Schema, data: Any, source: Source) -> Problem | None:
     """One pydantic error in words; None when it speaks of a union's branch that the user did not mean.
@@ -95,10 +102,7 @@ def word(error: ErrorDetails, model: Schema, data: Any, source: Source) -> Probl
         text = f"found {show(value)}; this release reads version {describe(schema, definitions)}"
     else:
         text = f"found {show(value)}; allowed: {describe(schema, definitions, value)}"
-    position, where = source.place(path, missing=kind == "missing", of_key=unknown)
-    key = dotted(path)
-    prefix = f"{where}: " if not key or where == f"--set {key}" else f"{where}: {key}: "
-    return position, prefix + text
+    return source.problem(path, text, missing=kind == "missing", of_key=unknown)
 
 
 def describe(schema: Schema, definitions: Schema, found: Any = None) -> str:

@@ -9,9 +9,20 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Dtype = Literal["float16", "float32"]
+
+
+def _without_credentials(url: str) -> str:
+    if re.match(r"[a-z0-9+]+://[^/]*@", url, re.IGNORECASE):
+        raise ValueError(
+            "holds credentials; give the URL without them, they are taken from the environment or the instance's role"
+        )
+    return url
+
+
+Url = Annotated[str, AfterValidator(_without_credentials)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
 _PLACEHOLDER = re.compile(r"\{(.*?)\}")
@@ -26,9 +37,9 @@ class Model(BaseModel):
 class Input(Model):
     """Where the images are."""
 
-    shards: str | list[str]
+    shards: Url | list[Url]
     """Path, glob, brace pattern or a list of these, on any fsspec URL."""
-    root: str | None = None
+    root: Url | None = None
     """A shard's id is its path under this URL. Default: the longest folder that all patterns share before any
     wildcard. State it when shards of several folders will join one store over time."""
     image_field: str | list[str] = list(IMAGE_FIELDS)
@@ -63,7 +74,7 @@ class Input(Model):
 class Backbone(Model):
     """The frozen diffusion model, and how it is run."""
 
-    source: str = "embedded"
+    source: Url = "embedded"
     """A diffusers folder (path or fsspec URL), a hub id `owner/name`, or `embedded`."""
     revision: str | None = None
     """Commit of a hub id; required for one, so that a job means the same tomorrow."""
@@ -155,6 +166,8 @@ class Cluster(Model):
     """CPU cores an actor, and threads its forward pass uses on a CPU."""
     max_requests: int = Field(default=64, ge=1)
     """Simultaneous storage requests, over all actors."""
+    max_actor_bytes: int | None = Field(default=None, gt=0)
+    """Resident bytes of main memory above which an actor finishes what it has in hand and is replaced."""
     stall_timeout_s: float = Field(default=300.0, gt=0)
     """Seconds without an answer after which an actor is replaced."""
     stop_grace_s: float = Field(default=20.0, ge=0)
@@ -166,7 +179,7 @@ class ExtractSpec(Model):
 
     version: Literal[1]
     """Of this schema."""
-    store: str
+    store: Url
     """URL of the feature store: a local folder or an S3 prefix."""
     input: Input
     image_size: Annotated[list[int], Field(min_length=2, max_length=2)]

@@ -1,12 +1,12 @@
 """Spec files: YAML in, a checked model out, and every problem worded at once (`schemas.problems`).
 
 A problem is one line: where (`spec.yaml:12:5`, line and column, or `--set KEY`), the dotted key, what was found
-and what is allowed. Checks that need the backbone (tap names) or the input (shards) are made elsewhere.
+and what is allowed. Checks that need more than the model (tap names depend on the backbone) come in as `check`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import fsspec
@@ -27,11 +27,13 @@ def load(
     path_or_url: str,
     overrides: Sequence[str] = (),
     model: type[M] = ExtractSpec,  # type: ignore[assignment]
+    check: Callable[[M], Iterable[tuple[Path, str]]] | None = None,
 ) -> M:
     """The checked spec in the YAML file at a path or fsspec URL.
 
     Each override is `KEY=VALUE` as given to `--set`: KEY is dotted (`groups.0.prompt`), VALUE is YAML. Later
-    ones win. Raises SpecError with all problems; when the file is of another version, with that one only.
+    ones win. `check` finds what the model alone cannot know to be wrong, as (path of the value, message). Raises
+    SpecError with all problems; when the file is of another version, with that one only.
     """
     data, root, problems = _parse(_read(path_or_url), path_or_url)
     applied: list[Path] = []
@@ -42,14 +44,17 @@ def load(
             applied.append(key)
         except SpecError as error:
             problems.append((LAST, str(error)))
+    source = Source(path_or_url, root, applied)
     try:
         spec = model.model_validate(data)
+        if check and not problems:
+            problems += [source.problem(path, message) for path, message in check(spec)]
     except ValidationError as error:
         details = error.errors()
         other_version = [e for e in details if e["loc"] == ("version",) and e["type"] == "literal_error"]
         if other_version:
             problems, details = [], other_version
-        schema, source = model.model_json_schema(), Source(path_or_url, root, applied)
+        schema = model.model_json_schema()
         problems += [problem for e in details if (problem := word(e, schema, data, source))]
     if problems:
         raise SpecError("\n".join(dict.fromkeys(text for _, text in sorted(problems))))

@@ -140,6 +140,7 @@ def test_exif_rotation(orientation: int, format: str) -> None:
     assert (decoded.height, decoded.width) == seen.shape[:2]
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_is_no_rotation() -> None:
     data = encode(PICTURE, "PNG", exif=b"Exif\0\0MM\0*\0\0\0\xff\xff\xff")
     np.testing.assert_array_equal(same_size(data), np.asarray(PICTURE))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import listing
 from pipeline.shards import list_shards
@@ -70,11 +73,26 @@ def test_version_tells_a_rewritten_shard(base: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("facts", "version"),
+    [
+        ({"ETag": '"5d41-2"', "LastModified": datetime(2024, 1, 1, tzinfo=UTC)}, "5d41-2"),
+        ({"LastModified": datetime(2024, 1, 1, tzinfo=UTC)}, "1704067200000000000"),
+        ({"mtime": 1.5}, "1500000000"),
+    ],
+)
+def test_version_of_an_object(facts: dict[str, Any], version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {"name": "/etag/a.tar", "size": 3, "type": "file"} | facts
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda *_, **__: listed)
+    (shard,) = list_shards(Input(shards="memory://etag/a.tar"))
+    assert (shard.version, shard.size) == (version, 3)
+
+
+@pytest.mark.parametrize(
     ("pattern", "message"),
     [
         ("nothing-*.tar", "nothing-.*no such file"),
         ("train-{0..5}/a.tar", r"no such file: \S+/train-3/a.tar, \S+/train-4/a.tar, \S+/train-5/a.tar;"),
-        ("train-0/{a..z}.tar", r"no such file: (\S+, ){5}and 19 more"),
+        ("train-0/{a..z}.tar", r"no such file: (\S+,? ){5}and 19 more"),
         ("train-{0,9}/*.tar", r"no such file: \S+/train-9/\*.tar;"),
         ("train-0", r"no such file.*add /\*\.tar to a folder"),
         ("train-{0/a.tar", "close each brace"),
@@ -92,9 +110,9 @@ def test_many_names_are_looked_up_by_listing(
 ) -> None:
     monkeypatch.setattr(listing, "_LISTED_TOGETHER", together)
     assert len(list_shards(Input(shards=f"{base}/train-{{0..2}}/{{a,b}}.tar"))) == 6
-    with pytest.raises(ValueError, match="no such file: .*train-0/c.tar"):
+    with pytest.raises(ValueError, match=r"no such file: .*train-0/c.tar"):
         list_shards(Input(shards=f"{base}/train-0/{{a,b,c}}.tar"))
-    with pytest.raises(ValueError, match="no such file: .*none/a.tar"):
+    with pytest.raises(ValueError, match=r"no such file: .*none/a.tar"):
         list_shards(Input(shards=f"{base}/none/{{a,b}}.tar"))
 
 
@@ -106,12 +124,12 @@ def test_a_shard_named_twice(base: str) -> None:
 
 def test_not_under_root(base: str) -> None:
     for root in ("train-1", "train"):
-        with pytest.raises(ValueError, match="is not under input.root"):
+        with pytest.raises(ValueError, match=r"is not under input\.root"):
             list_shards(Input(shards=f"{base}/train-0/a.tar", root=f"{base}/{root}"))
 
 
 def test_several_file_systems(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="name several file systems .*; a store's shards share one root"):
+    with pytest.raises(ValueError, match=r"name several file systems .*; a store's shards share one root"):
         list_shards(Input(shards=[f"{tmp_path}/a.tar", "memory://x/a.tar"]))
     with pytest.raises(ValueError, match="name several file systems"):
         list_shards(Input(shards="memory://x/a.tar", root=str(tmp_path)))

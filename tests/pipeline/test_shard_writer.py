@@ -123,7 +123,7 @@ def test_shards_are_never_mixed(tmp_path: Path) -> None:
     """Fewer images than the last time left old shards behind the new ones."""
     source = make(tmp_path / "in", {"a.jpg": b"a"})
     write_shards([source], str(tmp_path / "out"), 10)
-    with pytest.raises(ValueError, match="already holds shards .* give an empty folder"):
+    with pytest.raises(ValueError, match=r"already holds shards .* give an empty folder"):
         write_shards([source], str(tmp_path / "out"), 10)
 
 

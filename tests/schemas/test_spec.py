@@ -115,3 +115,12 @@ def test_techniques_are_refused_until_there_are_some() -> None:
     """A store must not claim a technique that was not applied."""
     with pytest.raises(ValidationError, match="techniques"):
         spec(groups=[{**GROUP, "techniques": [{"controlnet": "x"}]}])
+
+
+@pytest.mark.parametrize("key", ["store", "input", "backbone"])
+def test_credentials_in_urls_are_refused(key: str) -> None:
+    """The spec is kept in the manifest and shown by Ray: a secret in it would be everyone's."""
+    url = "s3://KEY:SECRET@bucket/folder"
+    changes = {"store": url, "input": {"shards": [url]}, "backbone": {"source": url}}
+    with pytest.raises(ValidationError, match="holds credentials; give the URL without them"):
+        spec(**{key: changes[key]})

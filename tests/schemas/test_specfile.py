@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from pipeline.plan import wrong_taps
 from schemas.spec import ExtractSpec
 from schemas.specfile import SpecError, dump, load
 
@@ -315,3 +316,23 @@ def test_dump_and_load_are_inverse(data: dict[str, Any]) -> None:
     with fsspec.open("memory://round-trip.yaml", "wb") as file:
         file.write(text.encode())
     assert load("memory://round-trip.yaml") == spec
+
+
+def test_a_check_that_the_model_cannot_make_is_placed_like_any_other(tmp_path: Path) -> None:
+    """A wrong tap is found by the backbone's config, yet named by line and column, or by its override."""
+    file = tmp_path / "spec.yaml"
+    file.write_text(
+        "version: 1\nstore: s\ninput: {shards: a.tar}\nimage_size: [64, 64]\n"
+        "groups:\n  - {name: one, t: 50, taps: legacyy}\n  - {name: two, t: 50, taps: [legacy, up]}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load(str(file), check=wrong_taps)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(
+        f"{file}:6:30: groups.0.taps: 'legacyy' is no tap of this network; nearest: legacy;"
+    )
+    assert second.startswith(f"{file}:7:39: groups.1.taps.1: 'up' is no tap of this network")
+    with pytest.raises(
+        SpecError, match=r"^--set groups\.0\.taps: 'practicall' is no tap.*nearest: practical"
+    ):
+        load(str(file), ["groups.0.taps=practicall", "groups.1.taps=legacy"], check=wrong_taps)

@@ -1,0 +1,95 @@
+"""Specs, engines and batches on the embedded backbone with small pictures, for tests of what is computed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import checkpoint, embedded
+from pipeline.backbone import Backbone, resolve_timestep
+from pipeline.features import Batch, Engine
+from pipeline.plan import layouts
+from schemas.spec import ExtractSpec
+from tests.tars import pixels
+
+SIDE = 64  # pixels
+TAPS = ["down-level0-repeat0-res-out", "mid-vit-block0-cross-q", "up-level1-upsampler-out"]
+
+torch.set_num_threads(1)
+
+
+def group(name: str = "plain", **fields: Any) -> dict[str, Any]:
+    """A group of a spec's document."""
+    time = {} if "timestep" in fields else {"t": 50}
+    return {"name": name, "prompt": "a photo", "taps": TAPS, **time, **fields}
+
+
+def make_spec(*groups: dict[str, Any], **fields: Any) -> ExtractSpec:
+    """A job on the embedded shards, in memory-sized blocks; `fields` replace top-level keys."""
+    document = {
+        "version": 1,
+        "store": "unused",
+        "input": {"shards": "embedded"},
+        "image_size": [SIDE, SIDE],
+        "backbone": {"batch_size": 4},
+        "groups": list(groups) or [group()],
+        "cluster": {"device": "cpu"},
+        **fields,
+    }
+    return ExtractSpec.model_validate(document)
+
+
+@functools.cache
+def backbone(source: str = "embedded", dtype: str = "float32") -> Backbone:
+    """Loaded once for all tests, which must leave it as it is."""
+    spec = make_spec(backbone={"source": source}).backbone
+    return Backbone(checkpoint.locate(spec), dtype=getattr(torch, dtype), device="cpu")
+
+
+def make_engine(spec: ExtractSpec) -> Engine:
+    """An engine of its own on the shared backbone."""
+    folder = checkpoint.locate(spec.backbone)
+    timesteps = {one.name: resolve_timestep(folder, one.t, one.timestep) for one in spec.groups}
+    loaded = backbone(spec.backbone.source, spec.backbone.dtype)
+    return Engine(loaded, spec.groups, _layouts(spec), timesteps, spec.seed)
+
+
+_known: dict[str, Any] = {}
+
+
+def _layouts(spec: ExtractSpec) -> Any:
+    """Building the network on the meta device takes a second, so it is done once a spec."""
+    key = spec.model_dump_json()
+    if key not in _known:
+        _known[key] = layouts(spec, checkpoint.locate(spec.backbone))
+    return _known[key]
+
+
+def make_batch(keys: Sequence[str | None], *, shard: str = "a.tar") -> Batch:
+    """A batch with a sample of its own for each key; None for a slot of padding."""
+    images = np.zeros((len(keys), 3, SIDE, SIDE), np.uint8)
+    for slot, key in enumerate(keys):
+        if key is not None:
+            images[slot] = pixels(SIDE, SIDE, seed=sum(key.encode())).transpose(2, 0, 1)
+    return Batch(
+        ids=[None if key is None else (shard, key) for key in keys],
+        pixels=images,
+        captions=[None if key is None else f"a picture of {key}" for key in keys],
+        caption_reasons=[None] * len(keys),
+    )
+
+
+def copy_backbone(folder: Path, **scheduler: Any) -> Path:
+    """The embedded backbone in another folder, to be changed there; `scheduler` replaces keys of its config."""
+    shutil.copytree(embedded.BACKBONE, folder)
+    if scheduler:
+        config = folder / "scheduler" / "scheduler_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | scheduler))
+    return folder

@@ -1,0 +1,297 @@
+"""The job from spec to store, run in this process; `tests/faults` has the same on Ray, with processes killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from jobs import extract
+from pipeline import FeatureStore, batches, todo
+from pipeline.identity import IdentityError
+from pipeline.probe import ProbeError
+from pipeline.shards import Sample, Shard, read_shard
+from pipeline.store import StoreError
+from schemas.spec import ExtractSpec, Input
+from schemas.specfile import load
+from tests.conftest import BucketUrl
+from tests.faults.harness import contents, markers, spec_of, write_shards
+from tests.tars import encode, header, jpeg, make_tar, pixels
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    return write_shards(tmp_path / "shards", shards=2, images=6)
+
+
+def changed(spec: ExtractSpec, **changes: object) -> ExtractSpec:
+    return ExtractSpec.model_validate(spec.model_dump() | changes)
+
+
+def run(spec: ExtractSpec, **options: object) -> int:
+    return extract.run(spec, serial=True, **options)  # type: ignore[arg-type]
+
+
+def test_a_finished_job_does_nothing(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even load the backbone or start Ray."""
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec) == extract.DONE
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
+    monkeypatch.setattr(extract, "SerialRunner", None)
+    monkeypatch.setattr(extract, "RayRunner", None)
+    assert run(spec) == extract.run(spec) == extract.DONE
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before
+
+
+def test_new_shards_are_appended(shards: str, tmp_path: Path) -> None:
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec) == extract.DONE
+    before = contents(spec.store)
+    committed = {
+        path: path.read_bytes() for path in (tmp_path / "store").rglob("*.json") if "markers" in str(path)
+    }
+    write_shards(tmp_path / "shards", shards=3, images=6)
+    for path in sorted((tmp_path / "shards").iterdir())[:2]:  # rewritten with the same bytes, but later
+        os.utime(path, ns=(0, _version(tmp_path / "store", path.name)))
+    assert run(spec) == extract.DONE
+    after = contents(spec.store)
+    assert len(after) == 18 and before.items() <= after.items()
+    assert all(path.read_bytes() == data for path, data in committed.items())
+
+
+def _version(store: Path, shard: str) -> int:
+    found = [json.loads(path.read_text()) for path in markers(store)]
+    return next(int(marker["version"]) for marker in found if marker["shard"] == shard)
+
+
+def test_a_shard_that_changed_is_refused(shards: str, tmp_path: Path) -> None:
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec) == extract.DONE
+    make_tar(tmp_path / "shards" / "01.tar", [("new.jpg", jpeg(8, 8))])
+    with pytest.raises(
+        todo.ChangedShard, match=r"01\.tar: \d+ bytes, version \d+ when stored; now 10240, \d+"
+    ):
+        run(spec)
+
+
+def test_another_identity_is_refused_with_the_difference(shards: str, tmp_path: Path) -> None:
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec, limit=1) == extract.DONE
+    groups = spec.model_dump()["groups"]
+    other = changed(spec, groups=[groups[0], groups[1] | {"t": 100}])
+    with pytest.raises(IdentityError, match=r"groups\.1\.timestep: the store has 51, the spec 101"):
+        run(other)
+
+
+@pytest.mark.parametrize("limits", [[1, 3, 1, 99], [6, 6], [11, 1], [12]])
+def test_limits_stop_anywhere_and_the_rest_follows(limits: list[int], shards: str, tmp_path: Path) -> None:
+    """In the middle of a batch or a block, at a shard's end: the parts equal the whole."""
+    whole = spec_of(str(tmp_path / "whole"), shards)
+    assert run(whole) == extract.DONE
+    spec = spec_of(str(tmp_path / "store"), shards)
+    done = 0
+    for limit in limits:
+        assert run(spec, limit=limit) == extract.DONE
+        done = min(12, done + limit)
+        assert len(FeatureStore(spec.store).index) == done
+    assert contents(spec.store) == contents(whole.store)
+
+
+def test_every_kind_of_bad_sample_becomes_a_row(tmp_path: Path) -> None:
+    """None stops the job, none is skipped in silence, and good rows do not notice their neighbours."""
+    good = encode(Image.fromarray(pixels(40, 40)), "JPEG")
+    frames = [Image.fromarray(pixels(8, 8, seed)) for seed in range(2)]
+    (tmp_path / "shards").mkdir()
+    make_tar(
+        tmp_path / "shards" / "0.tar",
+        [
+            ("good.jpg", good),
+            ("good.txt", b"a caption"),
+            ("empty.jpg", b""),
+            ("text.jpg", b"this is no image"),
+            ("cut.jpg", good[: len(good) // 2]),
+            ("none.txt", b"a caption without an image"),
+            ("moves.webp", encode(frames[0], "WEBP", save_all=True, append_images=frames[1:])),
+            ("bomb.png", encode(Image.new("1", (20_000, 6_000)), "PNG")),
+            ("good.jpg", good),
+            ("nocaption.jpg", good),
+            ("binary.jpg", good),
+            ("binary.txt", b"\xff\xfe\x00"),
+            ("../../etc/passwd.jpg", good),
+            header("link.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+            ("cmyk.jpg", encode(Image.fromarray(pixels(9, 9)).convert("CMYK"), "JPEG")),
+            ("one.png", encode(Image.new("RGBA", (1, 1)), "PNG")),
+        ],
+    )
+    in_b = 512 + -(-len(good) // 512) * 512 + 512 + len(good) // 2
+    (tmp_path / "shards" / "1.tar").write_bytes(make_tar(None, [("a.jpg", good), ("b.jpg", good)])[:in_b])
+    (tmp_path / "shards" / "2.tar").write_bytes(b"no tar at all" * 100)
+    spec = changed(spec_of(str(tmp_path / "store"), f"{tmp_path}/shards/*.tar"), max_bad_fraction=1.0)
+    assert run(spec) == extract.DONE
+    store = FeatureStore(spec.store)
+    outcomes = [(line["key"], line["status"], line["reason"]) for line in store.index.to_pylist()]
+    assert outcomes[:14] == [
+        ("good", "ok", None),
+        ("empty", "failed", "empty-image"),
+        ("text", "failed", "undecodable-image"),
+        ("cut", "failed", "truncated-image"),
+        ("none", "failed", "no-image"),
+        ("moves", "failed", "animated-image"),
+        ("bomb", "failed", "decompression-bomb"),
+        ("good", "failed", "duplicate-key"),
+        ("nocaption", "partial", "no-caption"),
+        ("binary", "partial", "undecodable-caption"),
+        ("../../etc/passwd", "failed", "unsafe-name"),
+        ("link", "failed", "link-member"),
+        ("cmyk", "partial", "no-caption"),
+        ("one", "partial", "no-caption"),
+    ]
+    assert outcomes[14:] == [
+        ("a", "partial", "no-caption"),
+        (None, "failed", "truncated-tar"),
+        (None, "failed", "not-a-tar"),
+    ]
+    groups = {line["key"]: line["groups"] for line in store.index.to_pylist()}
+    assert groups["binary"] == {
+        "plain": {"status": "ok", "reason": None},
+        "caption": {"status": "failed", "reason": "undecodable-caption"},
+    }
+
+
+def test_too_many_bad_samples_fail_the_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is stored stays, and the exit code is in the store too."""
+    (tmp_path / "shards").mkdir()
+    members = [(f"{number}.jpg", b"bad" if number % 2 else jpeg(8, 8, number)) for number in range(6)]
+    make_tar(tmp_path / "shards" / "0.tar", members)
+    spec = spec_of(str(tmp_path / "store"), f"{tmp_path}/shards/*.tar")
+    assert run(spec) == extract.TOO_MANY_BAD
+    assert "bad: undecodable-image" in capsys.readouterr().out
+    (record,) = (tmp_path / "store" / "runs").iterdir()
+    assert json.loads(record.read_text())["exit_code"] == extract.TOO_MANY_BAD
+    assert len(FeatureStore(spec.store).index) == 6
+
+
+def test_io_errors_are_retried_then_set_aside_then_retried_again(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that cannot be read waits for --retry-failed; what was committed of other shards is untouched."""
+    whole = spec_of(str(tmp_path / "whole"), shards)
+    assert run(whole) == extract.DONE
+    tries: list[str] = []
+
+    def broken(shard: Shard, spec: Input) -> object:
+        for sample in read_shard(shard, spec):
+            if shard.id == "01.tar" and sample.index == 3:
+                tries.append(shard.id)
+                raise OSError("connection reset")
+            yield sample
+
+    spec = spec_of(str(tmp_path / "store"), shards)
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "read_shard", broken)
+        assert run(spec) == extract.SET_ASIDE
+    assert tries == ["01.tar"] * 3
+    index = FeatureStore(spec.store).index.to_pylist()
+    assert [(line["shard"], line["key"], line["reason"]) for line in index[6:]] == [
+        ("01.tar", None, "io-error")
+    ]
+    assert "connection reset" in index[6]["detail"]
+    assert run(spec) == extract.DONE, "nothing to do, unless asked to retry"
+    assert run(spec, retry_failed=True) == extract.DONE
+    assert contents(spec.store) == contents(whole.store)
+
+
+def test_only_what_failed_is_done_again(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sample of a shard: in its own slot, in a new row, with a marker of its own, and nothing else moves."""
+    whole = spec_of(str(tmp_path / "whole"), shards)
+    assert run(whole) == extract.DONE
+
+    def flaky(shard: Shard, spec: Input) -> object:
+        for sample in read_shard(shard, spec):
+            bad = shard.id == "01.tar" and sample.index == 3
+            yield Sample(3, sample.key, None, None, "io-error", "flaky", None) if bad else sample
+
+    spec = spec_of(str(tmp_path / "store"), shards)
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "read_shard", flaky)
+        assert run(spec) == extract.DONE
+    before = {line["row"]: line for line in FeatureStore(spec.store).index.to_pylist()}
+    assert run(spec, retry_reasons=["no-image"]) == extract.DONE
+    assert {line["row"]: line for line in FeatureStore(spec.store).index.to_pylist()} == before
+    assert run(spec, retry_failed=True) == extract.DONE
+    after = {line["row"]: line for line in FeatureStore(spec.store).index.to_pylist()}
+    assert len(after) == 12 and len(after.keys() - before.keys()) == 1
+    assert contents(spec.store) == contents(whole.store)
+
+
+def test_a_dry_run_writes_nothing(shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec, dry_run=True) == extract.DONE
+    assert not (tmp_path / "store").exists()
+    shown = capsys.readouterr().out
+    for expected in (
+        "shards",
+        "12",
+        "[128, 4, 4]",
+        "float16",
+        "4,096",
+        "memory an actor",
+        "in a probe of two",
+    ):
+        assert expected in shown
+
+
+def test_values_that_cannot_be_stored_are_refused_before_work(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe proposes float32 for that tap; nothing is created."""
+    from pipeline import features
+
+    pack = features.pack
+
+    def loud(activation: object, dtype: str) -> object:
+        return pack(activation * 1e6, dtype)  # type: ignore[operator, arg-type]
+
+    monkeypatch.setattr(features, "pack", loud)
+    spec = spec_of(str(tmp_path / "store"), shards)
+    with pytest.raises(ProbeError, match=r"plain: taps: \{name: up-level1-upsampler-out, dtype: float32\}"):
+        run(spec)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_of_another_version_is_refused(shards: str, tmp_path: Path) -> None:
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec, limit=1) == extract.DONE
+    manifest = tmp_path / "store" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(StoreError, match="is not of schema version 1, the one that this release reads"):
+        run(spec)
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+def test_the_same_on_ray_and_s3(shards: str, tmp_path: Path, s3: BucketUrl) -> None:
+    """Other URLs and other runners, the same bytes; then with one actor, and read back with a relative path."""
+    quiet = spec_of(str(tmp_path / "quiet"), shards)
+    assert run(quiet) == extract.DONE
+    store = f"{s3()}/store"
+    assert extract.run(spec_of(store, shards, actors=2)) == extract.DONE
+    assert contents(store) == contents(quiet.store)
+
+
+def test_a_spec_file_with_relative_paths(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = spec_of("features/store", "shards/*.tar").model_dump_json()
+    Path("spec.yaml").write_text(document)
+    spec: ExtractSpec = load("spec.yaml")
+    assert run(spec, limit=2) == extract.DONE
+    assert FeatureStore("features/store").manifest.spec["store"] == str(tmp_path / "features" / "store")

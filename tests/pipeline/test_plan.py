@@ -1,0 +1,160 @@
+"""What is known before work starts: shapes, rows, blocks, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import embedded, plan
+from pipeline.plan import block_rows, layouts, make_plan
+from schemas import taps as vocabulary
+from schemas.receipts import ArrayLayout
+from tests.engines import TAPS, group, make_batch, make_engine, make_spec
+from tests.tars import make_tar, png
+
+EMBEDDED = Path(embedded.BACKBONE)
+
+
+@given(
+    row_bytes=st.lists(st.integers(1, 10**6), min_size=1, max_size=4),
+    shard_rows=st.integers(1, 10**5),
+    block_bytes=st.integers(1, 10**9),
+)
+def test_block_rows(row_bytes: list[int], shard_rows: int, block_bytes: int) -> None:
+    arrays = [ArrayLayout(group="a", tap="b", shape=[size], dtype="float16") for size in row_bytes]
+    total = 2 * sum(row_bytes)
+    per_block, per_extent = block_rows(arrays, shard_rows, block_bytes)
+    assert 1 <= per_block <= shard_rows
+    assert per_block * total <= max(block_bytes, total), "a block exceeds its budget"
+    assert per_extent >= shard_rows, "a typical shard needs two claims"
+    assert per_extent % per_block == 0, "an extent ends within a block"
+    blocks = per_extent // per_block
+    assert blocks == math.ceil(shard_rows / max(1, block_bytes // total)), (
+        "more blocks than the budget asks for"
+    )
+    assert per_extent - shard_rows < blocks, "a block more could have been saved"
+
+
+def test_layouts_are_what_the_network_gives() -> None:
+    spec = make_spec(
+        group("all", taps=vocabulary.names(layouts_config()), prompt="{caption}"),
+        group("some", taps=["up-level1-upsampler-out", {"name": TAPS[0], "dtype": "float32"}]),
+        backbone={"batch_size": 1},
+    )
+    features = make_engine(spec).run(make_batch(["a"]))
+    planned = layouts(spec, EMBEDDED)
+    assert [(one.group, one.tap) for one in planned] == list(features.maps)
+    for one in planned:
+        stored = features.maps[one.group, one.tap]
+        assert list(stored.shape[1:]) == one.shape and stored.dtype == one.dtype
+        assert features.pooled[one.group, one.tap].shape == (1, one.shape[0])
+
+
+def layouts_config() -> dict[str, Any]:
+    return dict(UNet2DConditionModel.load_config(EMBEDDED, subfolder="unet"))
+
+
+@pytest.mark.parametrize(
+    "taps", [["legacy", {"name": "x", "dtype": "float32"}], [{"name": "x", "dtype": "float32"}, "legacy"]]
+)
+def test_a_tap_beside_its_set_keeps_its_dtype(taps: list[Any]) -> None:
+    """As the probe proposes it for one tap of a set; a set named after the tap took the dtype back."""
+    taps = [tap if tap == "legacy" else tap | {"name": "up-level0-upsampler-out"} for tap in taps]
+    dtypes = {one.tap: one.dtype for one in layouts(make_spec(group(taps=taps)), EMBEDDED)}
+    assert len(dtypes) == 4 and dtypes.pop("up-level0-upsampler-out") == "float32"
+    assert set(dtypes.values()) == {"float16"}
+
+
+def test_dtypes_and_order() -> None:
+    """A set may have a dtype; taps come in the network's order, each once."""
+    spec = make_spec(
+        group(taps=[{"name": "legacy", "dtype": "float32"}, TAPS[1], TAPS[1]]), output={"dtype": "float16"}
+    )
+    planned = layouts(spec, EMBEDDED)
+    assert [one.tap for one in planned] == vocabulary.resolve(["legacy", TAPS[1]], layouts_config())
+    assert {one.tap: one.dtype for one in planned}[TAPS[1]] == "float16"
+    assert [one.dtype for one in planned].count("float32") == 4
+
+
+def test_wrong_taps() -> None:
+    """All of them, each with its place in the spec, before any network is built."""
+    spec = make_spec(group("first", taps="legac"), group("second", taps=[TAPS[0], "up-level1-upsampler-ou"]))
+    with pytest.raises(ValueError) as caught:
+        layouts(spec, EMBEDDED)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("groups.0.taps: 'legac' is no tap of this network; nearest: legacy")
+    assert second.startswith(
+        "groups.1.taps.1: 'up-level1-upsampler-ou' is no tap of this network; nearest: up-level1-u"
+    )
+    assert [path for path, _ in plan.wrong_taps(spec)] == [("groups", 0, "taps"), ("groups", 1, "taps", 1)]
+
+
+def test_an_oversize_attention_map() -> None:
+    """4096 x 4096 tokens and 4 heads are a quarter GiB an image; SD has 8 heads there."""
+    taps = ["down-level0-repeat0-vit-block0-self-map"]
+    fits = make_spec(group(taps=taps), image_size=[512, 512], backbone={"batch_size": 4})
+    assert layouts(fits, EMBEDDED)[0].shape == [4, 4096, 4096]
+    message = (
+        r"self-map': an attention map \[4, 4096, 4096\] takes 1\.2 GiB at batch size 5, 1 GiB is the most"
+    )
+    with pytest.raises(ValueError, match=message):
+        layouts(make_spec(group(taps=taps), image_size=[512, 512], backbone={"batch_size": 5}), EMBEDDED)
+
+
+def shards(folder: Path, samples: list[int]) -> dict[str, Any]:
+    """Input of shards with so many samples."""
+    for place, count in enumerate(samples):
+        make_tar(folder / f"{place:03d}.tar", [(f"{one:04d}.png", png(8, 8, one)) for one in range(count)])
+    return {"shards": f"{folder}/*.tar", "caption_field": None}
+
+
+def test_rows_of_few_shards_are_exact(tmp_path: Path) -> None:
+    made = make_plan(make_spec(input=shards(tmp_path, [3, 1, 5])))
+    assert (made.rows, made.rows_exact) == (9, True)
+    assert [shard.id for shard in made.shards] == ["000.tar", "001.tar", "002.tar"]
+    assert made.manifest.timesteps == {"plain": 51}
+    assert made.row_bytes == sum(2 * math.prod(array.shape) for array in made.manifest.arrays)
+
+
+def test_rows_of_many_shards_are_estimated_by_size(tmp_path: Path) -> None:
+    made = make_plan(make_spec(input=shards(tmp_path, [20] * 12)))
+    assert not made.rows_exact and 220 < made.rows < 260
+
+
+def test_counting_stops_at_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight shards of a GB each were read over the network before anything started, even for a finished job."""
+    monkeypatch.setattr(plan, "_COUNTED_BYTES", 1)
+    made = make_plan(make_spec(input=shards(tmp_path, [4, 4, 4])))
+    assert not made.rows_exact and made.rows == 12
+
+
+def test_one_small_shard_does_not_set_the_size_of_blocks(tmp_path: Path) -> None:
+    """The first shard did: when it held one sample, all others got a claim and an object a row and array."""
+    made = make_plan(make_spec(input=shards(tmp_path, [1, 30, 4])))
+    assert made.manifest.rows_per_extent >= 30 and made.manifest.rows_per_block > 1
+
+
+def test_a_broken_shard_is_no_reason_not_to_plan(tmp_path: Path) -> None:
+    given = shards(tmp_path, [3])
+    (tmp_path / "001.tar").write_bytes(b"no tar" * 1000)
+    assert make_plan(make_spec(input=given)).rows == 4
+
+
+def test_nothing_is_written_and_nothing_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        torch.nn.Conv2d,
+        "forward",
+        lambda self, x: (
+            self._conv_forward(x, self.weight, self.bias) if x.is_meta else pytest.fail("computed")
+        ),
+    )
+    make_plan(make_spec(store=f"{tmp_path}/store"))
+    assert list(tmp_path.iterdir()) == []

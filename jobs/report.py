@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.plan import Plan
-from pipeline.probe import Probe
 from schemas.receipts import ArrayLayout, RunRecord
+
+if TYPE_CHECKING:  # both bring torch, which verify, gc and inspect need not wait for
+    from pipeline.plan import Plan
+    from pipeline.probe import Probe
 
 _LINE_EVERY_S = 15.0
 

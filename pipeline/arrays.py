@@ -86,7 +86,7 @@ def _create(
     store: Store, layout: ArrayLayout, manifest: Manifest, *, rows: int, name: str
 ) -> zarr.Array[Any]:
     level = int(manifest.identity["output"]["compression_level"])
-    compression = [BloscCodec(cname="zstd", clevel=level, shuffle="shuffle")] if level else []
+    compression = [BloscCodec(cname="zstd", clevel=level, shuffle="bitshuffle")] if level else []
     shape = tuple(layout.shape)
     axes = ("channel", "y", "x") if len(shape) == 3 else tuple(f"axis{i}" for i in range(len(shape)))
     return zarr.create_array(

@@ -27,8 +27,9 @@ ImageLike = bytes | Image.Image | NDArray[np.uint8]
 class FeatureExtractor:
     """Computes the feature groups of a spec for images in memory.
 
-    Given a stored sample's bytes with its shard id and key, it returns the stored row: the same bytes on the same
-    device model, library versions and threads, else within the bound that the documentation states.
+    Given a stored sample's bytes with its shard id and key, it returns the stored row: the same bytes on a CPU with
+    one thread (`cluster.cpus_per_actor`) and the same libraries, else within the bound that the documentation
+    states, because kernels that share a batch among threads depend on a sample's slot, which is another one here.
 
     Args:
         spec: of an extract job; its input, store and cluster play no role, but for `cluster.device` and threads.

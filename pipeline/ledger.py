@@ -71,7 +71,7 @@ def read_ledger(url: str) -> Ledger:
     ]
     with ThreadPoolExecutor(_READERS) as pool:
         data = list(pool.map(lambda name: fs.cat_file(f"{root}/{MARKERS}/{name}"), names))
-    fresh = [Marker.model_validate_json(text) for text in data]
+    fresh = [_marker(name, text) for name, text in zip(names, data, strict=True)]
     shards: dict[str, ShardState] = {}
     for marker in sorted([*compacted.values(), *fresh], key=lambda marker: marker.round):
         shards.setdefault(marker.shard, ShardState()).markers.append(marker)
@@ -133,6 +133,16 @@ def compact(url: str, ledger: Ledger) -> None:
     storage.create(fs, f"{root}/{COMPACT}/{sequence:08d}.json", after.to_bytes())
 
 
+def _marker(name: str, text: bytes) -> Marker:
+    try:
+        return Marker.model_validate_json(text)
+    except ValidationError as error:
+        raise storage.StorageError(
+            f"{MARKERS}/{name}: {len(text)} bytes that are no marker of this release; markers are created whole and"
+            " never changed, so restore the object or use the release that wrote it"
+        ) from error
+
+
 def _latest_compaction(fs: AbstractFileSystem, root: str) -> tuple[int, Compaction | None, dict[str, Marker]]:
     """Number and content of the newest compaction that is whole, with the markers in it by file name."""
     numbered = [name for name in storage.names(fs, f"{root}/{COMPACT}") if name.endswith(".json")]
@@ -141,6 +151,8 @@ def _latest_compaction(fs: AbstractFileSystem, root: str) -> tuple[int, Compacti
         try:
             compaction = Compaction.model_validate_json(fs.cat_file(f"{root}/{COMPACT}/{name}"))
             tables = [read_parquet(fs, root, ref) for ref in compaction.ledgers]
+            for ref in compaction.indexes:
+                _check_there(fs, root, ref)
         except (ValidationError, FileNotFoundError, storage.StorageError):
             continue
         markers = {
@@ -150,6 +162,11 @@ def _latest_compaction(fs: AbstractFileSystem, root: str) -> tuple[int, Compacti
         }
         return last, compaction, markers
     return last, None, {}
+
+
+def _check_there(fs: AbstractFileSystem, root: str, ref: FileRef) -> None:
+    if fs.info(f"{root}/{ref.path}")["size"] != ref.size:
+        raise storage.StorageError(f"{ref.path}: is not as long as when it was written")
 
 
 def read_parquet(fs: AbstractFileSystem, root: str, ref: FileRef) -> pa.Table:

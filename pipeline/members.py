@@ -11,7 +11,7 @@ from typing import IO
 from fsspec import AbstractFileSystem
 
 from pipeline import embedded
-from pipeline.shards import BadShard, _named, _printable
+from pipeline.shards import BadShard, named, printable
 from pipeline.storage import StorageError, open_fs
 from pipeline.tarstream import TarStream
 
@@ -88,13 +88,13 @@ class MemberIndex:
                 raise ValueError(f"shard {shard!r} is compressed, which rules out random access; unpack it")
             file.seek(0)
             try:
-                for name, members in groupby(_named(TarStream(file, path, 0, seek=True)), key=itemgetter(0)):
+                for name, members in groupby(named(TarStream(file, path, 0, seek=True)), key=itemgetter(0)):
                     places = {
                         field: (member.offset_data, member.size)
                         for _, field, member in members
                         if member.isreg() and not member.issparse() and self._wants(field)
                     }
-                    samples.setdefault(_printable(name), places)
+                    samples.setdefault(printable(name), places)
             except BadShard:
                 pass  # said when features were extracted; the samples before the fault are good
         return samples

@@ -79,8 +79,12 @@ class RayRunner:
         """Measure two images on one actor, which then stays."""
         self._add_slot()
         slot = self._slots[0]
+        answer = slot.handle.probe.remote(list(shards))
         try:
-            probe: Probe = ray.get(slot.handle.probe.remote(list(shards)))
+            while not ray.wait([answer], timeout=_WAITING_NOTICE_S)[0]:
+                if not ray.wait([slot.ready], timeout=0)[0]:
+                    self._say_waiting()
+            probe: Probe = ray.get(answer)
         except RayTaskError as error:
             raise _user_error(error) from None
         except RayActorError as error:
@@ -159,7 +163,7 @@ class RayRunner:
         if slot.ready is not None:
             if slot.ready not in done:
                 if now - slot.started > _WAITING_NOTICE_S:
-                    logger.info("still waiting for an actor to start: the cluster has no free %s", self._kind)
+                    self._say_waiting()
                     slot.started = now
                 return
             slot.device, slot.node = ray.get(slot.ready)
@@ -214,6 +218,10 @@ class RayRunner:
             else:
                 job.interrupted(task)
 
+    def _say_waiting(self) -> None:
+        need = f"{self._spec.cluster.cpus_per_actor} CPUs" + (" and 1 GPU" if self._kind == "cuda" else "")
+        logger.info("waiting for an actor to start, which needs %s on one node; free now: %s", need, _free())
+
     def _forget(self, slot: _Slot) -> None:
         ray.kill(slot.handle)  # a dead one may only have been out of reach, and must not keep its GPU
         for key, value in slot.progress.items():
@@ -244,6 +252,11 @@ def _connect(address: str | None) -> bool:
         options["address"] = address or "auto"
     ray.init(**options)
     return alone
+
+
+def _free() -> str:
+    free = ray.available_resources()
+    return f"{free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs in all"
 
 
 def _user_error(error: RayTaskError) -> Exception:

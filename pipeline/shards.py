@@ -74,7 +74,7 @@ def read_shard(shard: Shard, spec: Input) -> Iterator[Sample]:
     """
     seen: set[str] = set()
     with _open(shard) as tar:
-        for index, (name, members) in enumerate(groupby(_named(tar), key=itemgetter(0))):
+        for index, (name, members) in enumerate(groupby(named(tar), key=itemgetter(0))):
             draft = _Draft(name, spec, seen)
             for _, field, member in members:
                 draft.add(field, member, tar)
@@ -91,7 +91,7 @@ def count_samples(shard: Shard, spec: Input, stop_after: int | None = None) -> i
     count = 0
     with _open(shard, seek=True) as tar:
         try:
-            for _, members in groupby(_named(tar), key=itemgetter(0)):
+            for _, members in groupby(named(tar), key=itemgetter(0)):
                 if count == stop_after:
                     break
                 for _ in members:
@@ -106,7 +106,7 @@ class _Draft:
     """A sample whose members are coming in. The first problem found is the sample's reason."""
 
     def __init__(self, name: str, spec: Input, seen: set[str]) -> None:
-        self.key = _printable(name)
+        self.key = printable(name)
         self.problem: BadSample | None = None
         if self.key in seen:
             self.problem = BadSample("duplicate-key", f"key {self.key!r} came before in this shard")
@@ -125,7 +125,7 @@ class _Draft:
         if self.problem:
             return
         if not _is_safe(member.name):
-            self.problem = BadSample("unsafe-name", f"member {_printable(member.name)!r}")
+            self.problem = BadSample("unsafe-name", f"member {printable(member.name)!r}")
         elif field in self._fields:
             self.problem = BadSample("duplicate-member", f"two members of {self.key!r} are {field!r}")
         elif field in self._wanted:
@@ -143,7 +143,7 @@ class _Draft:
             problem = self._image
         if problem is None and self._image is None:
             found = ", ".join(sorted(field or "a member without extension" for field in self._fields))
-            problem = BadSample("no-image", f"sample {self.key!r} has {_printable(found)}")
+            problem = BadSample("no-image", f"sample {self.key!r} has {printable(found)}")
         lacks_caption = bool(self._caption_field) and self._caption is None
         return Sample(
             index=index,
@@ -172,7 +172,7 @@ class _Draft:
             self._caption_problem = BadSample(reason, problem.detail)
 
 
-def _named(tar: TarStream) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+def named(tar: TarStream) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """(key as in the tar, field, member) of all members that belong to samples."""
     for member in tar:
         name = member.name
@@ -231,7 +231,7 @@ def _is_safe(name: str) -> bool:
     return bool(name) and not controls and not name.startswith("/") and ".." not in name.split("/")
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" else c for c in text)
 

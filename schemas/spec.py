@@ -101,8 +101,8 @@ class Group(Model):
     prompt: str = ""
     """Fixed text, or a template with `{caption}`."""
     t: int | None = Field(default=None, ge=1, lt=1000)
-    """Noise strength in thousandths, as the paper counts (t = 50): the scheduler's entry `len - t`, which makes
-    the network see timestep 51 with Stable Diffusion's PNDM."""
+    """Noise strength in thousandths, as the paper counts (t = 50): entry 1000 - t of the scheduler's timesteps, which
+    makes the network see timestep 51 with Stable Diffusion's PNDM."""
     timestep: int | None = Field(default=None, ge=0, lt=1000)
     """The timestep that the network sees, set directly. Give this or `t`."""
     seed: int = 0
@@ -146,15 +146,17 @@ class Output(Model):
     """Store feature maps [C, h, w] in Zarr."""
     pooled: bool = True
     """Store each map's mean over h and w, float32 [C], in Parquet."""
-    compression_level: int = Field(default=3, ge=0, le=9)
-    """Of zstd behind a byte shuffle; 0 stores raw bytes."""
+    compression_level: int = Field(default=1, ge=0, le=9)
+    """Of zstd behind a bit shuffle; 0 stores raw bytes. Higher levels cost much and save little: features are noisy
+    floats (`make bench` measures it)."""
     block_bytes: int = Field(default=256 * 2**20, gt=0)
     """Uncompressed bytes of the rows that an actor assembles at once, over all arrays; it sets the rows of an
     output shard. An actor holds up to three such blocks."""
 
 
 class Cluster(Model):
-    """What the job may use. None of it changes a stored byte."""
+    """What the job may use. None of it changes a stored value, but for `cpus_per_actor` on a CPU: with another number
+    of threads, values are equal within the bound that schemas/README.md states."""
 
     address: str | None = None
     """Ray address; default: `RAY_ADDRESS`, else a Ray of its own on this machine."""

@@ -16,6 +16,7 @@ from pipeline import checkpoint, embedded
 from pipeline.backbone import Backbone, resolve_timestep
 from pipeline.features import Batch, Engine
 from pipeline.plan import layouts
+from schemas.receipts import ArrayLayout
 from schemas.spec import ExtractSpec
 from tests.tars import pixels
 
@@ -61,12 +62,14 @@ def make_engine(spec: ExtractSpec) -> Engine:
     return Engine(loaded, spec.groups, _layouts(spec), timesteps, spec.seed)
 
 
-_known: dict[str, Any] = {}
+_known: dict[str, list[ArrayLayout]] = {}
 
 
-def _layouts(spec: ExtractSpec) -> Any:
-    """Building the network on the meta device takes a second, so it is done once a spec."""
-    key = spec.model_dump_json()
+def _layouts(spec: ExtractSpec) -> list[ArrayLayout]:
+    """Building the network on the meta device takes a second, so it is done once for specs with the same taps."""
+    key = spec.model_dump_json(
+        exclude={"groups": {"__all__": {"prompt", "t", "timestep", "seed"}}, "seed": True}
+    )
     if key not in _known:
         _known[key] = layouts(spec, checkpoint.locate(spec.backbone))
     return _known[key]

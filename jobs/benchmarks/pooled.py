@@ -64,7 +64,8 @@ def _lists(vectors: Vectors) -> pa.Table:
 
 def _write(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP)
+    # No dictionaries: values that never come again only grow by them, lists of floats most.
+    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP, use_dictionary=False)
     return sink.getvalue().to_pybytes()
 
 

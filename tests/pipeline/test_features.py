@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
@@ -199,6 +199,28 @@ def test_a_row_depends_on_its_sample_alone(
             assert rows(features, slot) == undisturbed[key]
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_with_more_threads_a_row_depends_on_its_slot_too(
+    engine: Engine, undisturbed: dict[str, dict[tuple[str, str], bytes]]
+) -> None:
+    """Kernels cut a batch into a piece for each thread. A job keeps slots, so that its rows are still the same,
+    byte for byte, whatever is beside them; those of other slots and numbers of threads differ by rounding alone."""
+    alone = engine.run(make_batch([None, None, None, "a"]))
+    for others in ("bcd", "efb", "ddd"):
+        assert rows(engine.run(make_batch([*others, "a"])), 3) == rows(alone, 3)
+    for (name, tap), values in alone.maps.items():
+        one_thread = np.frombuffer(undisturbed["a"]["map " + name, tap], np.float16).astype(np.float64)
+        difference = values[3].astype(np.float64).ravel() - one_thread
+        assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(one_thread)
+
+
 def test_a_missing_caption_fails_its_group_alone() -> None:
     engine = make_engine(make_spec(group(), group("caption", prompt="{caption}")))
     whole, batch = engine.run(make_batch(KEYS)), make_batch(["a", "b", "c", None])
@@ -239,6 +261,10 @@ class TestPack:
         stored, pooled, reasons = pack(activation, "float32")
         assert reasons == [None] and stored.dtype == np.float32
         assert np.array_equal(stored, activation) and np.allclose(pooled, 1e30)
+
+    def test_pooled_vectors_are_means_before_the_cast(self) -> None:
+        _, pooled, _ = pack(torch.full((1, 2, 8, 8), 1.0001), "float16")
+        assert abs(pooled - 1.0001).max() < 1e-6
 
     @pytest.mark.parametrize("dtype", ["float16", "float32"])
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -118,6 +118,23 @@ def test_a_shard_that_was_set_aside_and_then_done(url: str, samples: int) -> Non
     assert [line["key"] for line in lines(url)] == KEYS[:samples]
 
 
+def test_a_compaction_whose_index_is_gone_is_passed_over(url: str) -> None:
+    store_shard(url, manifest(), Assignment(shard("a.tar")), KEYS)
+    good = lines(url)
+    ledger.compact(url, ledger.read_ledger(url))
+    next((Path(url) / "compact").glob("*-index.parquet")).unlink()
+    assert lines(url) == good
+
+
+def test_a_damaged_marker_is_named(url: str) -> None:
+    """Never passed over: its shard would be done again, and its rows doubled."""
+    store_shard(url, manifest(), Assignment(shard("a.tar")), KEYS)
+    (marker,) = (Path(url) / "markers").iterdir()
+    marker.write_bytes(marker.read_bytes()[:100])
+    with pytest.raises(storage.StorageError, match=rf"markers/{marker.name}: 100 bytes that are no marker"):
+        lines(url)
+
+
 def test_a_marker_that_was_tampered_with_is_refused(url: str) -> None:
     store_shard(url, manifest(), Assignment(shard()), KEYS)
     index = next((Path(url) / "attempts").rglob("index.parquet"))

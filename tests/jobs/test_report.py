@@ -29,7 +29,7 @@ def test_durations(seconds: float, text: str) -> None:
 def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """No control characters in a batch job's log, and not a line a second."""
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(report.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("jobs.report.time.monotonic", lambda: float(next(clock)))
     out = io.StringIO()
     with report.ProgressReport(Console(file=out, width=100), rows=100) as show:
         for images in (10, 20, 30):

@@ -77,8 +77,8 @@ def test_a_commit_whose_answer_was_lost(url: str, monkeypatch: pytest.MonkeyPatc
     create = storage.create
 
     def lossy(fs: object, path: str, data: bytes) -> bool:
-        create(fs, path, data)  # type: ignore[arg-type]
-        return create(fs, path, data)  # type: ignore[arg-type]
+        create(fs, path, data)
+        return create(fs, path, data)
 
     monkeypatch.setattr(storage, "create", lossy)
     outcome = store_shard(url, manifest(), Assignment(shard()), KEYS)

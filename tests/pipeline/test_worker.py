@@ -85,7 +85,7 @@ def test_an_error_while_computing_is_the_shards(worker: Worker, engine: Engine) 
         if batch.ids[0] == ("bad.tar", "8"):
             raise RuntimeError("CUDA error: an illegal memory access")
 
-    engine.before = explode  # type: ignore[assignment]
+    engine.before = explode
     futures = [submit(worker, name) for name in ("bad.tar", "good.tar")]
     with pytest.raises(RuntimeError, match="illegal memory access"):
         futures[0].result(30)
@@ -119,7 +119,7 @@ def test_the_next_shard_computes_while_the_last_uploads(
         assert computing.wait(20), "the next shard was not begun during the upload"
         return commit(self, *rest)  # type: ignore[arg-type]
 
-    engine.before = lambda batch: computing.set() if batch.ids[0][0] == "second.tar" else None  # type: ignore
+    engine.before = lambda batch: computing.set() if batch.ids[0][0] == "second.tar" else None
     monkeypatch.setattr(Attempt, "commit", slow)
     futures = [submit(worker, name) for name in ("first.tar", "second.tar")]
     assert all(future.result(30).committed for future in futures)
@@ -136,7 +136,7 @@ def test_queues_are_bounded(worker: Worker, engine: Engine, monkeypatch: pytest.
         assert held.wait(20)
         write(self, block)  # type: ignore[arg-type]
 
-    engine.before = computed.append  # type: ignore[assignment]
+    engine.before = computed.append
     monkeypatch.setattr(Attempt, "write", stuck)
     future = submit(worker, "a.tar")
     assert writing.wait(20)

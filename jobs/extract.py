@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from jobs.report import ProgressReport, show_plan, show_summary
-from pipeline import ledger, probe, storage, todo
+from pipeline import arrays, ledger, probe, storage, todo
 from pipeline.batches import Assignment
 from pipeline.identity import check_same
 from pipeline.job import Job
@@ -72,17 +72,20 @@ def run(
     console = Console()
     logging.basicConfig(format="%(name)s: %(message)s")
     logger.setLevel(logging.INFO)
-    spec = _absolute(spec)
-    plan = make_plan(spec)
+    plan = make_plan(_absolute(spec))
     manifest, assignments = _what_is_left(plan, limit, retry_failed or bool(retry_reasons), retry_reasons)
     if not assignments and not dry_run:
-        assert manifest is not None
-        return _already_done(console, spec, manifest)
+        return _already_done(console, plan)
+    if not dry_run:
+        storage.check_writable(plan.spec.store)
     try:
         return _run(console, plan, manifest, assignments, limit, dry_run=dry_run, serial=serial)
     except JobFailed as error:
         logger.error("%s", error)
         return FAILED
+    except KeyboardInterrupt:
+        logger.error("%s", _OUTCOMES[STOPPED])
+        return STOPPED
 
 
 def _run(
@@ -97,7 +100,6 @@ def _run(
 ) -> int:
     """Everything that needs workers: probe, store, shards, record."""
     spec = plan.spec
-    started, began = datetime.now(UTC), time.monotonic()
     kind = SerialRunner if serial else RayRunner
     runner = kind(spec, manifest or plan.manifest)
     try:
@@ -113,26 +115,39 @@ def _run(
         if manifest is None and stored != plan.manifest:  # another job was first, with a layout of its own
             runner.close()
             runner = kind(spec, stored)
-        job = Job(spec, stored, assignments)
         rows = plan.rows * len(assignments) // len(plan.shards)
-        with _stop_on_signal(job, console), ProgressReport(console, limit or rows) as report:
-            code = _drive(runner, job, report)
+        return _drive(console, plan, runner, Job(spec, stored, assignments), limit or rows)
     finally:
         runner.close()
-    ledger.compact(spec.store, ledger.read_ledger(spec.store))
-    record = RunRecord(
-        exit_code=code,
-        outcome=_OUTCOMES[code],
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - began, 3),
-        images=job.rows,
-        counts=dict(job.counts),
-        set_aside=job.schedule.set_aside,
-        device=runner.device,
-        actors=runner.actors,
-    )
-    _keep(spec.store, record)
-    show_summary(console, record, spec.store)
+
+
+def _drive(console: Console, plan: Plan, runner: RayRunner | SerialRunner, job: Job, rows: int) -> int:
+    """Run the job to its exit code, which is kept in the store whatever happens."""
+    started, began, code = datetime.now(UTC), time.monotonic(), FAILED
+    try:
+        with _stop_on_signal(job, console), ProgressReport(console, rows) as report:
+            runner.run(job, report)
+        job.set_aside_failed()
+        code = _exit_code(plan, job)
+    except JobFailed as error:
+        logger.error("%s", error)
+    except KeyboardInterrupt:
+        code = STOPPED
+    finally:
+        record = RunRecord(
+            exit_code=code,
+            outcome=_OUTCOMES[code],
+            started=started.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - began, 3),
+            images=job.rows,
+            counts=dict(job.counts),
+            set_aside=job.schedule.set_aside,
+            device=runner.device,
+            actors=runner.actors,
+        )
+        _keep(plan.spec.store, record)
+        show_summary(console, record, plan.spec.store)
+    job.compact()
     return code
 
 
@@ -149,38 +164,62 @@ def _what_is_left(
         assignments = [Assignment(shard) for shard in plan.shards]
         return None, assignments if limit is None else todo.limited(assignments, limit, plan.spec.input)
     check_same(url, manifest, plan.manifest.identity)
+    _warn_of_other_libraries(manifest, plan.manifest)
     committed = ledger.read_ledger(url)
     todo.check_unchanged(plan.shards, committed)
     assignments = todo.unfinished(plan.shards, committed)
-    if limit is not None:
-        assignments = todo.limited(assignments, limit, plan.spec.input)
     if retry:
         index = ledger.read_index(url, manifest, committed)
         assignments += todo.failed(plan.shards, committed, index, reasons or todo.PASSING_REASONS)
+    if limit is not None:
+        assignments = todo.limited(assignments, limit, plan.spec.input)
     return manifest, assignments
 
 
-def _already_done(console: Console, spec: ExtractSpec, manifest: Manifest) -> int:
-    index = ledger.read_index(spec.store, manifest, ledger.read_ledger(spec.store))
-    ok = index["status"].to_pylist().count("ok")
+def _warn_of_other_libraries(stored: Manifest, now: Manifest) -> None:
+    for name, version in now.libraries.items():
+        if stored.libraries.get(name) != version:
+            logger.warning(
+                "the store was begun with %s %s, this is %s: new rows are equal within the stated bound only",
+                name,
+                stored.libraries.get(name),
+                version,
+            )
+
+
+def _already_done(console: Console, plan: Plan) -> int:
+    """Nothing is left; the exit code still says what state the store is in."""
+    committed = ledger.read_ledger(plan.spec.store)
+    states = [committed.shards[shard.id] for shard in plan.shards]
+    good, samples = sum(state.good for state in states), sum(state.stop for state in states)
+    broken = sum(state.broken for state in states)
     console.print(
-        f"nothing to do: {spec.store} holds {ok:,} good rows of {len(index):,}, and no shard is left"
+        f"nothing to do: of {samples:,} samples in {len(states):,} shards, {good:,} are stored and good"
+        + (f"; {broken:,} shards were set aside or not read to their end" if broken else "")
     )
-    return DONE
+    return _state(plan, committed)
 
 
-def _drive(runner: RayRunner | SerialRunner, job: Job, report: ProgressReport) -> int:
-    """Run the job to an exit code."""
-    try:
-        runner.run(job, report)
-    except JobFailed as error:
-        logger.error("%s", error)
-        return FAILED
+def _exit_code(plan: Plan, job: Job) -> int:
     if job.too_many_bad:
         return TOO_MANY_BAD
     if job.schedule.remaining:
         return STOPPED
-    return SET_ASIDE if job.schedule.set_aside else DONE
+    committed = ledger.read_ledger(plan.spec.store)
+    if plan.spec.output.maps and committed.markers:
+        last = max((extent for marker in committed.markers for extent in marker.extents), default=-1)
+        arrays.ensure_rows(plan.spec.store, job.manifest, (last + 1) * job.manifest.rows_per_extent)
+    return _state(plan, committed)
+
+
+def _state(plan: Plan, committed: ledger.Ledger) -> int:
+    """The exit code that the input's shards call for, as the store has them, whichever run stored them."""
+    states = [committed.shards[shard.id] for shard in plan.shards if shard.id in committed.shards]
+    if any(set(state.markers[-1].counts) & set(todo.PASSING_REASONS) for state in states):
+        return SET_ASIDE
+    known = sum(state.stop + state.broken for state in states)
+    bad = known - sum(state.good for state in states)
+    return TOO_MANY_BAD if bad > plan.spec.max_bad_fraction * known else DONE
 
 
 def _absolute(spec: ExtractSpec) -> ExtractSpec:

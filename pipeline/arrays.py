@@ -6,7 +6,6 @@ as whole objects, because writing part of a Zarr shard reads it first and two wr
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,16 +69,6 @@ def encode(layout: ArrayLayout, manifest: Manifest, block: NDArray[np.generic]) 
     array[:] = block
     found = objects.get("block/c/" + "/".join(["0"] * block.ndim))
     return None if found is None else found.to_bytes()
-
-
-def open_array(root: zarr.Group, layout: ArrayLayout, rows: int) -> zarr.Array[Any]:
-    """An array for reading, that shows at least `rows` rows whatever its metadata says; see `ensure_rows`."""
-    array = root[array_path(layout.group, layout.tap)]
-    assert isinstance(array, zarr.Array)
-    if array.shape[0] < rows:
-        metadata = replace(array.metadata, shape=(rows, *array.shape[1:]))
-        array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path))
-    return array
 
 
 def _create(

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import arrays, claims, storage
+from pipeline import arrays, claims, ledger, storage
 from pipeline.batches import Assignment, Record, ShardEnd
 from pipeline.blocks import Block, BlockAssembler
 from schemas.layout import (
@@ -131,7 +131,7 @@ class Attempt:
         path = f"{self._root}/{MARKERS}/{marker_name(marker.shard, marker.round)}"
         if storage.create(self._fs, path, marker.to_bytes()):
             return Outcome(marker, True, self.bytes_written)
-        first = Marker.model_validate_json(self._fs.cat_file(path))
+        first = ledger.parse(path, self._fs.cat_file(path))
         return Outcome(first, first.attempt == self.id, self.bytes_written)
 
     def _row(self, place: int) -> int:
@@ -143,7 +143,7 @@ class Attempt:
             extent = claims.claim(self._fs, self._root, hint, shard=shard, round_=round_, attempt=self.id)
             self._extents.append(extent)
             rows = (extent + 1) * self._manifest.rows_per_extent
-            if rows > self._rows_ready:
+            if self._manifest.identity["output"]["maps"] and rows > self._rows_ready:
                 arrays.ensure_rows(self._url, self._manifest, rows)
         return self._extents[number] * self._manifest.rows_per_extent + offset
 

@@ -44,10 +44,19 @@ def resolve_timestep(folder: Path, t: int | None, timestep: int | None) -> int:
     return timestep
 
 
+def _scheduler_class(name: str) -> Any:
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+        raise ValueError(
+            f"scheduler_config.json names the class {name!r}, which is no scheduler of diffusers"
+        )
+    return found
+
+
 def load_scheduler(folder: Path) -> Any:
     """The checkpoint's own scheduler, set to every training timestep."""
     name = checkpoint.config(folder, "scheduler")["_class_name"]
-    scheduler = getattr(diffusers, name).from_pretrained(folder, subfolder="scheduler")
+    scheduler = _scheduler_class(name).from_pretrained(folder, subfolder="scheduler")
     scheduler.set_timesteps(TRAIN_TIMESTEPS)
     return scheduler
 

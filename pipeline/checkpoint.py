@@ -108,7 +108,11 @@ def _fetch(url: str) -> Path:
     """Copy a folder from object storage into the user's cache, once per version of its files."""
     fs, root = open_fs(url.rstrip("/"))
     listing = {Path(path).relative_to(root): info for path, info in fs.find(root, detail=True).items()}
-    found = {path: info for path, info in listing.items() if str(path) == _INDEX or _is_loaded(path)}
+    found = {
+        path: info
+        for path, info in listing.items()
+        if str(path) == _INDEX or (len(path.parts) == 2 and _is_loaded(path))
+    }
     if not found:
         raise ValueError(f"backbone.source {url!r}: no diffusers folder there, or no right to list it")
     # All that the listing says of the files, since what changes with a file's content differs by file system.

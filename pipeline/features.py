@@ -93,6 +93,10 @@ class Engine:
     @torch.inference_mode()
     def run(self, batch: Batch) -> Features:
         """Features of all groups for one batch of the planned size."""
+        with torch.autocast(self.backbone.device.type, enabled=False):  # whatever the caller has set
+            return self._run(batch)
+
+    def _run(self, batch: Batch) -> Features:
         results = _Results(self.calls)
         features = Features({}, {}, {})
         for group in self.groups:

@@ -12,6 +12,9 @@ from pipeline import checkpoint
 from schemas.receipts import ArrayLayout, Manifest
 from schemas.spec import ExtractSpec
 
+METHOD = 1
+"""Version of what this code does to a sample (decoding, stretching, noise, packing); raised when a value changes."""
+
 _LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "zarr", "safetensors")
 
 
@@ -24,6 +27,7 @@ def identity(
 ) -> dict[str, Any]:
     """Fingerprints, groups, seeds, geometry, dtypes, codec and batch size; not inputs, cluster or limits."""
     return {
+        "method": METHOD,
         "backbone": {
             "files": checkpoint.fingerprint(folder),
             "dtype": spec.backbone.dtype,
@@ -49,6 +53,7 @@ def identity(
         "output": {
             "maps": spec.output.maps,
             "pooled": spec.output.pooled,
+            "codec": "blosc-zstd-bitshuffle",
             "compression_level": spec.output.compression_level,
         },
     }

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from pipeline import arrays, claims, storage
+from pipeline import arrays, claims, ledger, storage
 from pipeline.attempt import Attempt, Outcome
 from pipeline.batches import Assignment, ShardEnd
 from pipeline.blocks import BlockAssembler
 from pipeline.schedule import Schedule
 from pipeline.shards import BadShard
 from pipeline.worker import Task
-from schemas.receipts import Manifest
+from schemas.receipts import Manifest, Marker
 from schemas.spec import ExtractSpec
 
+logger = logging.getLogger("gatehouse")
+Report = Callable[[dict[str, float]], None]
+"""Takes the counters of all workers together."""
+
 _ENOUGH_TO_JUDGE = 1000  # rows after which too large a share of bad ones ends the job early
+_COMPACT_EVERY = 256  # commits
 
 
 class Job:
@@ -36,8 +43,11 @@ class Job:
         """Index records of this run by reason, `ok` for none."""
         self.rows = 0
         """Samples of this run; `counts` also holds records that speak of a shard as such."""
+        self.too_many_bad = False
+        """The job stops early: the share of bad samples is above the spec's bound, with enough of them seen."""
         self.stopping = threading.Event()
         """Set to hand out nothing more."""
+        self._failed: list[tuple[Task, str, str]] = []
         fs, root = storage.open_fs(spec.store)
         self._hint = claims.next_free(fs, root)
         self._rows_ready = (self._hint + len(assignments)) * manifest.rows_per_extent
@@ -49,11 +59,6 @@ class Job:
         """Whether no task will be handed out any more."""
         return self.schedule.finished or self.stopping.is_set()
 
-    @property
-    def too_many_bad(self) -> bool:
-        """Whether the share of bad samples is above the spec's bound."""
-        return self.rows - self.counts["ok"] > self.spec.max_bad_fraction * self.rows
-
     def next_task(self, *, idle: bool) -> Task | None:
         """A task for a worker, which is idle or has others in hand; None when there is none for it now."""
         assignment = None if self.stopping.is_set() else self.schedule.next(idle=idle)
@@ -63,31 +68,68 @@ class Job:
         return Task(assignment, self._hint - 1, self._rows_ready)
 
     def succeeded(self, task: Task, outcome: Outcome) -> None:
-        """A task's outcome is durable."""
+        """A task's round is decided, by its own attempt or by another's, which may have done less of the shard."""
         self.schedule.succeeded(task.assignment)
+        if not outcome.committed and (rest := _left_by(outcome.marker, task.assignment)):
+            self.schedule.add(rest)
         self.counts.update(outcome.marker.counts)
         self.rows += outcome.marker.rows
-        if self.rows >= _ENOUGH_TO_JUDGE and self.too_many_bad:
+        bad = self.rows - self.counts["ok"]
+        if self.rows >= _ENOUGH_TO_JUDGE and bad > self.spec.max_bad_fraction * self.rows:
+            self.too_many_bad = True
             self.stopping.set()
+        self.set_aside_failed()
+        if self.schedule.done % _COMPACT_EVERY == 0:
+            self.compact()
 
     def failed(self, task: Task, reason: str, detail: str, *, suspect: bool) -> None:
-        """A task failed, or its worker died; after the last try the shard is set aside, in the store and for good."""
-        if not self.schedule.failed(task.assignment, detail, suspect=suspect):
-            return
-        with ThreadPoolExecutor(1) as pool:
-            attempt = Attempt(
-                self.spec.store,
-                self.manifest,
-                task.assignment,
-                device="",
-                hint=task.hint,
-                rows_ready=task.rows_ready,
-                pool=pool,
-            )
-            end = ShardEnd(task.assignment.done, True, BadShard(reason, detail))
-            outcome = attempt.commit(BlockAssembler([], 1, pooled=False), end)
-        self.counts.update(outcome.marker.counts)
+        """A task failed, or its worker died; after the last try the shard is set aside."""
+        if self.schedule.failed(task.assignment, detail, suspect=suspect):
+            self._failed.append((task, reason, detail))
+            if self.schedule.done:
+                self.set_aside_failed()
 
     def interrupted(self, task: Task) -> None:
         """A task was given up through no fault of its own."""
         self.schedule.interrupted(task.assignment)
+
+    def set_aside_failed(self) -> None:
+        """Commit that some shards could not be done.
+
+        Held back until some shard has succeeded: where none does, the fault is not the shards', and they must be
+        done by the next run.
+        """
+        while self._failed:
+            task, reason, detail = self._failed.pop()
+            with ThreadPoolExecutor(1) as pool:
+                attempt = Attempt(
+                    self.spec.store,
+                    self.manifest,
+                    task.assignment,
+                    device="",
+                    hint=task.hint,
+                    rows_ready=task.rows_ready,
+                    pool=pool,
+                )
+                end = ShardEnd(task.assignment.done, True, BadShard(reason, detail))
+                outcome = attempt.commit(BlockAssembler([], 1, pooled=False), end)
+            self.counts.update(outcome.marker.counts)
+            self.rows += outcome.marker.rows
+            if not outcome.committed:  # the last try had committed before it died
+                self.schedule.set_aside.remove(task.assignment.shard.id)
+
+    def compact(self) -> None:
+        """Derived data: a failure costs readers time, and the next compaction makes up for it."""
+        try:
+            ledger.compact(self.spec.store, ledger.read_ledger(self.spec.store))
+        except OSError as error:
+            logger.warning("compaction failed, to be made up for by a later run: %s", error)
+
+
+def _left_by(winner: Marker, assignment: Assignment) -> Assignment | None:
+    """What another's marker leaves of an assignment: it may have stopped at a limit, or retried other samples."""
+    if assignment.only:
+        return replace(assignment, round=winner.round + 1)
+    if winner.complete or (assignment.stop is not None and winner.stop >= assignment.stop):
+        return None
+    return replace(assignment, round=winner.round + 1, start=winner.stop, done=winner.stop)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from pydantic import ValidationError
@@ -31,6 +32,16 @@ class ShardState:
     def complete(self) -> bool:
         """Whether every sample has an outcome."""
         return any(marker.complete for marker in self.markers)
+
+    @property
+    def good(self) -> int:
+        """Samples whose newest outcome is good in all groups: rounds never do a good one again."""
+        return sum(marker.counts.get("ok", 0) for marker in self.markers)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the shard has a record of its own: it was set aside, or could not be read to its end."""
+        return sum(self.markers[-1].counts.values()) > self.markers[-1].rows
 
     @property
     def stop(self) -> int:
@@ -71,7 +82,7 @@ def read_ledger(url: str) -> Ledger:
     ]
     with ThreadPoolExecutor(_READERS) as pool:
         data = list(pool.map(lambda name: fs.cat_file(f"{root}/{MARKERS}/{name}"), names))
-    fresh = [_marker(name, text) for name, text in zip(names, data, strict=True)]
+    fresh = [parse(f"{MARKERS}/{name}", text) for name, text in zip(names, data, strict=True)]
     shards: dict[str, ShardState] = {}
     for marker in sorted([*compacted.values(), *fresh], key=lambda marker: marker.round):
         shards.setdefault(marker.shard, ShardState()).markers.append(marker)
@@ -94,16 +105,15 @@ def read_index(url: str, manifest: Manifest, ledger: Ledger) -> pa.Table:
 
 def newest(index: pa.Table, last_round: Mapping[str, int]) -> pa.Table:
     """Of several rounds' records, the last of each sample; a shard's own record (null key) only from its last round."""
-    order = [("shard", "ascending"), ("position", "ascending"), ("round", "ascending")]
-    index = index.sort_by(order).combine_chunks()
-    if len(index) == 0:
-        return index
-    shard, position, round_ = (index[name].to_numpy() for name in ("shard", "position", "round"))
+    index = index.append_column("of_shard", pc.is_null(index["key"]))
+    order = ["shard", "position", "of_shard", "round"]
+    index = index.sort_by([(name, "ascending") for name in order]).combine_chunks()
+    shard, position, of_shard, round_ = (index[name].to_numpy() for name in order)
     keep = np.ones(len(index), bool)
-    keep[:-1] = (shard[:-1] != shard[1:]) | (position[:-1] != position[1:])
-    for place in np.flatnonzero(index["key"].is_null().to_numpy()):
+    keep[:-1] = (shard[:-1] != shard[1:]) | (position[:-1] != position[1:]) | (of_shard[:-1] != of_shard[1:])
+    for place in np.flatnonzero(of_shard):
         keep[place] &= round_[place] == last_round[shard[place]]
-    return index.filter(pa.array(keep))
+    return index.filter(pa.array(keep)).drop_columns("of_shard")
 
 
 def compact(url: str, ledger: Ledger) -> None:
@@ -133,12 +143,17 @@ def compact(url: str, ledger: Ledger) -> None:
     storage.create(fs, f"{root}/{COMPACT}/{sequence:08d}.json", after.to_bytes())
 
 
-def _marker(name: str, text: bytes) -> Marker:
+def parse(path: str, text: bytes) -> Marker:
+    """A marker out of an object.
+
+    Raises:
+        storage.StorageError: the object is no marker.
+    """
     try:
         return Marker.model_validate_json(text)
     except ValidationError as error:
         raise storage.StorageError(
-            f"{MARKERS}/{name}: {len(text)} bytes that are no marker of this release; markers are created whole and"
+            f"{path}: {len(text)} bytes that are no marker of this release; markers are created whole and"
             " never changed, so restore the object or use the release that wrote it"
         ) from error
 

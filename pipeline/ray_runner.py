@@ -1,4 +1,4 @@
-"""Runs a job on Ray: actors pinned to GPUs or cores, replaced when they die or stall. As little logic as possible.
+"""Runs a job on Ray: actors pinned to GPUs or cores, replaced when they die, stall or keep failing.
 
 Ray's own restarts and retries are off: the job owns them, because only it knows which shard may be to blame.
 """
@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
+from pipeline import cluster
 from pipeline.actor import ExtractActor
-from pipeline.job import Job
+from pipeline.job import Job, Report
 from pipeline.probe import Probe
 from pipeline.schedule import MAX_FAILURES, JobFailed
 from pipeline.shards import Shard
@@ -26,12 +26,11 @@ from schemas.receipts import Manifest
 from schemas.spec import ExtractSpec
 
 logger = logging.getLogger("gatehouse")
-Report = Callable[[dict[str, float]], None]
 
 _TASKS_IN_HAND = 3  # a shard being read, one computing, one being uploaded
-_LOCAL_OBJECT_STORE_BYTES = 80 * 2**20  # only receipts pass through it
 _TICK_S = 0.5
 _WAITING_NOTICE_S = 30.0
+_LONGEST_PAUSE_S = 60.0
 
 
 @dataclass
@@ -45,35 +44,35 @@ class _Slot:
     node: str | None = None
     tasks: dict[Any, Task] = field(default_factory=dict)
     ping: Any = None
-    answered: float = 0.0
+    moved: float = 0.0
+    """When it last answered with counters that had changed, or had nothing to do."""
+    proven: bool = False
+    """It has done a shard; until then it gets one at a time."""
+    failures: int = 0
+    """In a row."""
     retired: bool = False
+    """It gets nothing more, and is replaced when its hands are empty."""
     progress: dict[str, float] = field(default_factory=dict)
+
+    def has_room(self, job: Job) -> bool:
+        """Whether another task may be put behind those in hand."""
+        suspect = any(job.schedule.is_suspect(task.assignment) for task in self.tasks.values())
+        room = _TASKS_IN_HAND if self.proven else 1
+        return self.device is not None and not self.retired and not suspect and len(self.tasks) < room
 
 
 class RayRunner:
-    """Connects to a cluster, or starts Ray on this machine, and decides devices and number of actors."""
+    """Joins a cluster, or starts Ray on this machine; see `cluster.connect` for what it raises."""
 
     def __init__(self, spec: ExtractSpec, manifest: Manifest) -> None:
         self._spec, self._manifest = spec, manifest
-        self._own_ray = _connect(spec.cluster.address)
-        resources = ray.cluster_resources()
-        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        self._kind: str = spec.cluster.device
-        if self._kind == "auto":
-            self._kind = "cuda" if gpus else "cpu"
-        if self._kind == "cuda":
-            self.actors = spec.cluster.actors or max(1, gpus)
-        else:
-            self.actors = spec.cluster.actors or max(1, cpus // spec.cluster.cpus_per_actor)
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        self.actors_per_device = 1 if self._kind == "cuda" else -(-self.actors // nodes)
-        self.device = self._kind
+        self._share = cluster.connect(spec.cluster)
+        self.actors, self.actors_per_device = self._share.actors, self._share.actors_per_device
+        self.device = self._share.device
         self._slots: list[_Slot] = []
         self._dead_progress: dict[str, float] = {}
         self._failed_starts = 0
-        logger.info(
-            "device %s: %d actors on a cluster of %d CPUs and %d GPUs", self._kind, self.actors, cpus, gpus
-        )
+        self._next_start = 0.0
 
     def probe(self, shards: Sequence[Shard]) -> Probe:
         """Measure two images on one actor, which then stays."""
@@ -82,13 +81,15 @@ class RayRunner:
         answer = slot.handle.probe.remote(list(shards))
         try:
             while not ray.wait([answer], timeout=_WAITING_NOTICE_S)[0]:
-                if not ray.wait([slot.ready], timeout=0)[0]:
-                    self._say_waiting()
+                self._say_waiting(slot)
             probe: Probe = ray.get(answer)
         except RayTaskError as error:
-            raise _user_error(error) from None
-        except RayActorError as error:
-            raise JobFailed(f"the first actor did not start: {_creation_error(error)}") from error
+            found = cluster.cause(error)
+            if cluster.out_of_memory(found):
+                raise JobFailed(f"no memory for the probe's two images: {found}") from None
+            raise found from None
+        except RayError as error:
+            raise JobFailed(f"the first actor did not start: {cluster.in_short(error)}") from error
         return probe
 
     def run(self, job: Job, report: Report) -> None:
@@ -101,8 +102,7 @@ class RayRunner:
                 stop_at = stop_at or time.monotonic() + self._spec.cluster.stop_grace_s
                 if time.monotonic() > stop_at:
                     break
-            while not job.finished and len(self._slots) < min(self.actors, job.schedule.remaining):
-                self._add_slot()
+            self._fill_up(job)
             self._hand_out(job)
             self._collect(job)
             report(self._progress())
@@ -115,114 +115,129 @@ class RayRunner:
         for slot in self._slots:
             ray.kill(slot.handle)
         self._slots.clear()
-        if self._own_ray:
+        if self._share.started_here:
             ray.shutdown()
 
+    def _fill_up(self, job: Job) -> None:
+        for slot in [slot for slot in self._slots if slot.retired and not slot.tasks]:
+            self._forget(slot)
+            if not slot.proven:
+                self._start_failed("it did no shard")
+        wanted = 0 if job.finished else min(self.actors, job.schedule.remaining)
+        while len(self._slots) < wanted and time.monotonic() >= self._next_start:
+            self._add_slot()
+
     def _add_slot(self) -> None:
-        cluster = self._spec.cluster
         options = {
-            "num_cpus": cluster.cpus_per_actor,
-            "num_gpus": 1 if self._kind == "cuda" else 0,
+            "num_cpus": self._spec.cluster.cpus_per_actor,
+            "num_gpus": 1 if self._share.device == "cuda" else 0,
             "max_restarts": 0,
             "max_task_retries": 0,
             "scheduling_strategy": "SPREAD",
         }
-        requests = max(1, cluster.max_requests // self.actors)
+        requests = max(1, self._spec.cluster.max_requests // self.actors)
         actor: Any = ray.remote(ExtractActor).options(**options)
-        handle = actor.remote(self._spec, self._manifest, self._kind, requests)
+        handle = actor.remote(self._spec, self._manifest, self._share.device, requests)
         self._slots.append(_Slot(handle, handle.ready.remote(), time.monotonic()))
 
     def _hand_out(self, job: Job) -> None:
-        for slot in list(self._slots):
-            if slot.retired and not slot.tasks:
-                self._slots.remove(slot)
-                self._forget(slot)
-                continue
-            while slot.device is not None and not slot.retired and len(slot.tasks) < _TASKS_IN_HAND:
-                if any(job.schedule.is_suspect(task.assignment) for task in slot.tasks.values()):
-                    break
-                task = job.next_task(idle=not slot.tasks)
-                if task is None:
-                    break
+        for slot in self._slots:
+            while slot.has_room(job) and (task := job.next_task(idle=not slot.tasks)):
                 slot.tasks[slot.handle.extract.remote(task)] = task
 
     def _collect(self, job: Job) -> None:
-        waiting = [
+        refs = [
             ref for slot in self._slots for ref in (*slot.tasks, slot.ping, slot.ready) if ref is not None
         ]
-        ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=_TICK_S, fetch_local=False)
-        done = set(ready)
+        if not refs:
+            time.sleep(_TICK_S)  # all actors are gone, and the next start waits
+            return
+        done = set(ray.wait(refs, num_returns=len(refs), timeout=_TICK_S, fetch_local=False)[0])
         for slot in list(self._slots):
             try:
                 self._collect_slot(job, slot, done)
-            except RayActorError as error:
-                self._bury(job, slot, _creation_error(error), blame=not _node_gone(slot, error))
+            except RayError as error:
+                blame = not cluster.node_to_blame(slot.node, error)
+                self._bury(job, slot, cluster.in_short(error), blame=blame)
 
     def _collect_slot(self, job: Job, slot: _Slot, done: set[Any]) -> None:
         now = time.monotonic()
         if slot.ready is not None:
             if slot.ready not in done:
-                if now - slot.started > _WAITING_NOTICE_S:
-                    self._say_waiting()
-                    slot.started = now
+                self._say_waiting(slot)
                 return
             slot.device, slot.node = ray.get(slot.ready)
-            slot.ready, slot.answered, self.device = None, now, slot.device or self._kind
-            self._failed_starts = 0
-        if slot.ping is None or slot.ping in done:
-            if slot.ping is not None:
-                slot.progress, slot.answered = ray.get(slot.ping), now
-                resident = slot.progress.pop("resident_bytes")
-                slot.retired = resident > (self._spec.cluster.max_actor_bytes or math.inf)
-            slot.ping = slot.handle.progress.remote()
-        elif now - slot.answered > self._spec.cluster.stall_timeout_s:
-            self._bury(job, slot, f"no answer for {now - slot.answered:.0f} s", blame=True)
-            return
+            slot.ready, slot.moved, self.device = None, now, slot.device or self.device
         for ref in [ref for ref in slot.tasks if ref in done]:
             self._settle(job, slot, ref)
+        if slot.ping is None or slot.ping in done:
+            self._take_progress(slot, now)
+        if not slot.tasks:
+            slot.moved = now
+        elif now - slot.moved > self._spec.cluster.stall_timeout_s:
+            self._bury(job, slot, f"no progress for {now - slot.moved:.0f} s", blame=True)
+
+    def _take_progress(self, slot: _Slot, now: float) -> None:
+        if slot.ping is not None:
+            progress = ray.get(slot.ping)
+            resident = progress.pop("resident_bytes")
+            slot.retired |= resident > (self._spec.cluster.max_actor_bytes or math.inf)
+            if progress != slot.progress:
+                slot.progress, slot.moved = progress, now
+        slot.ping = slot.handle.progress.remote()
 
     def _settle(self, job: Job, slot: _Slot, ref: Any) -> None:
-        task = slot.tasks[ref]
+        """Take a task's outcome, or what it raised; an actor's death passes through."""
         try:
             outcome = ray.get(ref)
         except RayTaskError as error:
-            del slot.tasks[ref]
-            cause = _user_error(error)
-            if _out_of_memory(cause):
-                raise JobFailed(
-                    f"{task.assignment.shard.id}: out of memory at batch_size {self._spec.backbone.batch_size}"
-                    f" ({cause}); lower backbone.batch_size, at first to {self._spec.backbone.batch_size // 2 or 1}"
-                ) from None
-            reason = "io-error" if isinstance(cause, OSError) else "worker-error"
-            logger.warning("%s: %s: %s", task.assignment.shard.id, reason, cause)
-            job.failed(task, reason, f"{type(cause).__name__}: {cause}", suspect=False)
+            self._task_failed(job, slot, slot.tasks.pop(ref), cluster.cause(error))
             return
-        del slot.tasks[ref]
-        job.succeeded(task, outcome)
+        job.succeeded(slot.tasks.pop(ref), outcome)
+        slot.proven, slot.failures, self._failed_starts = True, 0, 0
+
+    def _task_failed(self, job: Job, slot: _Slot, task: Task, error: Exception) -> None:
+        """An error may be the actor's: one that is not the storage's, or the second in a row, retires it."""
+        shard, batch_size = task.assignment.shard.id, self._spec.backbone.batch_size
+        if cluster.out_of_memory(error):
+            raise JobFailed(
+                f"{shard}: out of memory at batch_size {batch_size} ({error}); lower backbone.batch_size,"
+                f" at first to {max(1, batch_size // 2)}"
+            )
+        reason = "io-error" if isinstance(error, OSError) else "worker-error"
+        logger.warning("%s: %s: %s", shard, reason, error)
+        slot.failures += 1
+        slot.retired |= reason == "worker-error" or slot.failures >= 2
+        job.failed(task, reason, f"{type(error).__name__}: {error}", suspect=False)
 
     def _bury(self, job: Job, slot: _Slot, why: str, *, blame: bool) -> None:
         """Forget a dead actor and put its tasks back; the shards are suspects unless their node went away."""
-        self._slots.remove(slot)
         self._forget(slot)
-        if slot.device is None:
-            self._failed_starts += 1
-            if self._failed_starts >= MAX_FAILURES:
-                raise JobFailed(f"actors do not start: {why}")
         names = ", ".join(task.assignment.shard.id for task in slot.tasks.values())
-        logger.warning(
-            "an actor died (%s)%s; its shards are done again", why, f" with {names}" if names else ""
-        )
+        logger.warning("an actor died (%s)%s", why, f"; {names} is done again" if names else "")
+        if slot.device is None and blame:
+            self._start_failed(why)
         for task in slot.tasks.values():
             if blame:
                 job.failed(task, "worker-died", why, suspect=True)
             else:
                 job.interrupted(task)
 
-    def _say_waiting(self) -> None:
-        need = f"{self._spec.cluster.cpus_per_actor} CPUs" + (" and 1 GPU" if self._kind == "cuda" else "")
-        logger.info("waiting for an actor to start, which needs %s on one node; free now: %s", need, _free())
+    def _start_failed(self, why: str) -> None:
+        """Wait longer before each further start; give up only when there is no actor that works."""
+        self._failed_starts += 1
+        self._next_start = time.monotonic() + min(_LONGEST_PAUSE_S, 2.0**self._failed_starts)
+        if self._failed_starts >= MAX_FAILURES and not any(slot.device for slot in self._slots):
+            raise JobFailed(f"actors do not start, or do not work: {why}")
+
+    def _say_waiting(self, slot: _Slot) -> None:
+        if time.monotonic() - slot.started > _WAITING_NOTICE_S and not ray.wait([slot.ready], timeout=0)[0]:
+            slot.started = time.monotonic()
+            need = cluster.needs(self._spec.cluster, self._share.device)
+            logger.info("waiting for an actor (%s on one node) to start; free now: %s", need, cluster.free())
 
     def _forget(self, slot: _Slot) -> None:
+        self._slots.remove(slot)
         ray.kill(slot.handle)  # a dead one may only have been out of reach, and must not keep its GPU
         for key, value in slot.progress.items():
             self._dead_progress[key] = self._dead_progress.get(key, 0) + value
@@ -233,48 +248,3 @@ class RayRunner:
             for key, value in slot.progress.items():
                 total[key] = total.get(key, 0) + value
         return total
-
-
-def _connect(address: str | None) -> bool:
-    """Join the cluster, or start one on this machine; True for the latter."""
-    if ray.is_initialized():
-        return False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    alone = address is None and "RAY_ADDRESS" not in os.environ
-    if alone:
-        options |= {
-            "address": "local",
-            "include_dashboard": False,
-            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
-            "_node_ip_address": "127.0.0.1",
-        }
-    else:
-        options["address"] = address or "auto"
-    ray.init(**options)
-    return alone
-
-
-def _free() -> str:
-    free = ray.available_resources()
-    return f"{free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs in all"
-
-
-def _user_error(error: RayTaskError) -> Exception:
-    cause = error.cause
-    return cause if isinstance(cause, Exception) else error
-
-
-def _creation_error(error: RayActorError) -> str:
-    """The last line of what Ray tells, which is the cause itself."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return "OutOfMemory" in type(error).__name__ or "DefaultCPUAllocator" in str(error)
-
-
-def _node_gone(slot: _Slot, error: RayActorError) -> bool:
-    """Whether the whole node was lost, preempted perhaps: then no shard is to blame."""
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    return getattr(error, "preempted", False) or (slot.node is not None and slot.node not in alive)

@@ -29,7 +29,6 @@ class Schedule:
         self._running = 0
         self.done = 0
         self.set_aside: list[str] = []
-        self.retries = 0
 
     @property
     def finished(self) -> bool:
@@ -60,6 +59,10 @@ class Schedule:
         self._suspects.discard(assignment.shard.id)
         self.done += 1
 
+    def add(self, assignment: Assignment) -> None:
+        """More to do, found on the way."""
+        self._pending.append(assignment)
+
     def interrupted(self, assignment: Assignment) -> None:
         """Its node went away, or the job stops: not its fault."""
         self._running -= 1
@@ -76,8 +79,9 @@ class Schedule:
         if suspect:
             self._suspects.add(shard)
         if self._failures[shard] < MAX_FAILURES:
-            self.retries += 1
-            self.interrupted(assignment)
+            # Behind the others: an actor that fails fast must not meet the same shard again and again.
+            self._running -= 1
+            self._pending.append(assignment)
             return False
         self._running -= 1
         self.set_aside.append(shard)

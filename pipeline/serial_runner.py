@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pipeline import device as devices
 from pipeline.features import make_engine
-from pipeline.job import Job
+from pipeline.job import Job, Report
 from pipeline.probe import Probe, measure
 from pipeline.shards import Shard
 from pipeline.worker import Worker
 from schemas.receipts import Manifest
 from schemas.spec import ExtractSpec
-
-Report = Callable[[dict[str, float]], None]
 
 
 class SerialRunner:

@@ -45,9 +45,7 @@ def open_store(url: str, wanted: Manifest) -> Manifest:
 
     Raises:
         IdentityError: the store holds other features.
-        StorageError: rights are missing.
     """
-    storage.check_writable(url)
     fs, root = storage.open_fs(url)
     storage.create(fs, f"{root}/{MANIFEST}", wanted.to_bytes())
     manifest = read_manifest(url)

@@ -34,12 +34,30 @@ def check_unchanged(shards: Sequence[Shard], ledger: Ledger) -> None:
         for marker in ledger.shards[shard.id].markers[-1:]
         if (marker.size, marker.version) != (shard.size, shard.version)
     ]
+    listed = {shard.id for shard in shards}
+    kept = {(state.markers[-1].size, state.markers[-1].version): id for id, state in ledger.shards.items()}
+    for shard in shards:
+        old = kept.get((shard.size, shard.version))
+        if (
+            shard.id not in ledger.shards
+            and old is not None
+            and old not in listed
+            and _same_file(old, shard.id)
+        ):
+            raise ChangedShard(
+                f"input: {shard.id} is stored already, as {old}: the folder that ids are relative to has changed;"
+                " state input.root, so that it stays the same when patterns are added"
+            )
     if changed:
         raise ChangedShard(
             "input shards changed after their rows were stored:\n"
             + "\n".join(changed)
             + "\nPut the old files back, or give the new ones other names; stored rows are never replaced."
         )
+
+
+def _same_file(one: str, other: str) -> bool:
+    return one.endswith(f"/{other}") or other.endswith(f"/{one}")
 
 
 def unfinished(shards: Sequence[Shard], ledger: Ledger) -> list[Assignment]:
@@ -58,7 +76,7 @@ def failed(
     shards: Sequence[Shard], ledger: Ledger, index: pa.Table, reasons: Collection[str] = PASSING_REASONS
 ) -> list[Assignment]:
     """Retries of complete shards: samples whose newest outcome has one of these reasons, and shards set aside."""
-    wanted = index.filter(pc.is_in(index["reason"], pa.array(list(reasons))))
+    wanted = index.filter(pc.is_in(index["reason"], pa.array(list(reasons), index["reason"].type)))
     positions: dict[str, set[int]] = {}
     tails: dict[str, int] = {}
     for line in wanted.select(["shard", "key", "position"]).to_pylist():
@@ -87,6 +105,10 @@ def limited(assignments: Sequence[Assignment], limit: int, spec: Input) -> list[
     for assignment in assignments:
         if limit <= 0:
             break
+        if assignment.only:  # a retry is done whole
+            kept.append(assignment)
+            limit -= len(assignment.only)
+            continue
         start = assignment.start or 0
         stop = start + limit
         rows = count_samples(assignment.shard, spec, stop) - start

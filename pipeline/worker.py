@@ -7,10 +7,13 @@ the last uploaded. No Ray here.
 
 from __future__ import annotations
 
+import os
 import threading
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Queue
 from time import perf_counter
@@ -37,8 +40,8 @@ class Task:
 
 
 @dataclass
-class _Job:
-    """One task on its way through the stages."""
+class _InWork:
+    """A task on its way through the stages."""
 
     task: Task
     attempt: Attempt
@@ -46,7 +49,8 @@ class _Job:
     future: Future[Outcome] = field(default_factory=Future)
 
     @property
-    def failed(self) -> bool:
+    def settled(self) -> bool:
+        """It has failed in some stage: the others pass over what is left of it."""
         return self.future.done()
 
 
@@ -69,9 +73,9 @@ class Worker:
         self._requests = ThreadPoolExecutor(requests, "request")
         self.progress: dict[str, float] = defaultdict(float)
         """Since the start: images, bad, bytes_written, and seconds (`*_s`) that each stage worked."""
-        self._inbox: Queue[_Job] = Queue()
-        self._loaded: Queue[tuple[_Job, LoadedBatch | ShardEnd]] = Queue(_BATCHES_AHEAD)
-        self._blocks: Queue[tuple[_Job, Block | ShardEnd]] = Queue(1)
+        self._inbox: Queue[_InWork] = Queue()
+        self._loaded: Queue[tuple[_InWork, LoadedBatch | ShardEnd]] = Queue(_BATCHES_AHEAD)
+        self._blocks: Queue[tuple[_InWork, Block | ShardEnd]] = Queue(1)
         for stage in (self._read, self._compute, self._write):
             threading.Thread(target=self._forever, args=(stage,), name=stage.__name__, daemon=True).start()
 
@@ -91,7 +95,7 @@ class Worker:
                 return self._finish(job, item)
         raise AssertionError("unreachable: a shard's last item is its end")
 
-    def _job(self, task: Task) -> _Job:
+    def _job(self, task: Task) -> _InWork:
         attempt = Attempt(
             self._spec.store,
             self._manifest,
@@ -103,12 +107,16 @@ class Worker:
         )
         layouts = self._manifest.arrays if self._spec.output.maps else []
         rows = self._manifest.rows_per_block
-        return _Job(task, attempt, BlockAssembler(layouts, rows, pooled=self._spec.output.pooled))
+        return _InWork(task, attempt, BlockAssembler(layouts, rows, pooled=self._spec.output.pooled))
 
     @staticmethod
     def _forever(stage: Callable[[], None]) -> None:
-        while True:
-            stage()
+        try:
+            while True:
+                stage()
+        except BaseException:  # a worker with a stage missing would wait for ever, so it ends whole
+            traceback.print_exc()
+            os._exit(1)
 
     def _read(self) -> None:
         job = self._inbox.get()
@@ -117,7 +125,7 @@ class Worker:
             for item in read_batches(job.task.assignment, self._spec, self._decoders):
                 self.progress["read_s"] += perf_counter() - started
                 self._loaded.put((job, item))
-                if job.failed:
+                if job.settled:
                     return
                 started = perf_counter()
         except BaseException as error:  # whatever it is belongs to whoever waits for the shard
@@ -125,7 +133,7 @@ class Worker:
 
     def _compute(self) -> None:
         job, item = self._loaded.get()
-        if job.failed:
+        if job.settled:
             return
         try:
             started = perf_counter()
@@ -140,7 +148,7 @@ class Worker:
 
     def _write(self) -> None:
         job, item = self._blocks.get()
-        if job.failed:
+        if job.settled:
             return
         try:
             started = perf_counter()
@@ -152,7 +160,7 @@ class Worker:
         except BaseException as error:
             self._fail(job, error)
 
-    def _assemble(self, job: _Job, item: LoadedBatch | ShardEnd) -> Iterator[Block]:
+    def _assemble(self, job: _InWork, item: LoadedBatch | ShardEnd) -> Iterator[Block]:
         if isinstance(item, ShardEnd):
             yield from job.assembler.flush()
             return
@@ -162,12 +170,12 @@ class Worker:
         self.progress["images"] += len(records)
         self.progress["bad"] += sum(record.status != "ok" for record in records)
 
-    def _finish(self, job: _Job, end: ShardEnd) -> Outcome:
+    def _finish(self, job: _InWork, end: ShardEnd) -> Outcome:
         outcome = job.attempt.commit(job.assembler, end)
         self.progress["bytes_written"] += outcome.bytes_written
         return outcome
 
     @staticmethod
-    def _fail(job: _Job, error: BaseException) -> None:
-        if not job.failed:
+    def _fail(job: _InWork, error: BaseException) -> None:
+        with suppress(InvalidStateError):  # another stage failed it first
             job.future.set_exception(error)

@@ -70,22 +70,23 @@ def index_schema(groups: Sequence[str]) -> pa.Schema:
 
     `status` is ok, partial (some groups failed) or failed; `groups` holds status and reason of each feature group.
     """
-    outcome = pa.struct([("status", pa.string()), ("reason", pa.string())])
+    text = pa.large_string()  # 32-bit offsets end at 2 GiB a column, which is some thirty million hashes
+    outcome = pa.struct([("status", text), ("reason", text)])
     return pa.schema(
         [
             ("row", pa.int64()),  # in every array; null where nothing is stored
-            ("shard", pa.string()),
-            ("key", pa.string()),
+            ("shard", text),
+            ("key", text),
             ("position", pa.int64()),  # of the sample in its shard
             ("round", pa.int32()),
-            ("attempt", pa.string()),
-            ("status", pa.string()),
-            ("reason", pa.string()),
-            ("detail", pa.string()),
-            ("caption", pa.string()),
+            ("attempt", text),
+            ("status", text),
+            ("reason", text),
+            ("detail", text),
+            ("caption", text),
             ("height", pa.int32()),  # of the original image, pixels, upright
             ("width", pa.int32()),
-            ("sha256", pa.string()),  # of the image's bytes
+            ("sha256", text),  # of the image's bytes
             ("groups", pa.struct([(group, outcome) for group in groups])),
         ]
     )

@@ -15,7 +15,7 @@ Dtype = Literal["float16", "float32"]
 
 
 def _without_credentials(url: str) -> str:
-    if re.match(r"[a-z0-9+]+://[^/]*@", url, re.IGNORECASE):
+    if re.search(r"://[^/]*@|://[^@]*:[^@]*@|\?[^/]*=", url):
         raise ValueError(
             "holds credentials; give the URL without them, they are taken from the environment or the instance's role"
         )
@@ -158,7 +158,7 @@ class Cluster(Model):
     """What the job may use. None of it changes a stored value, but for `cpus_per_actor` on a CPU: with another number
     of threads, values are equal within the bound that schemas/README.md states."""
 
-    address: str | None = None
+    address: Url | None = None
     """Ray address; default: `RAY_ADDRESS`, else a Ray of its own on this machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`cuda` asks Ray for GPUs even where none exist yet, `cpu` never, `auto` takes what the cluster has."""
@@ -171,7 +171,7 @@ class Cluster(Model):
     max_actor_bytes: int | None = Field(default=None, gt=0)
     """Resident bytes of main memory above which an actor finishes what it has in hand and is replaced."""
     stall_timeout_s: float = Field(default=300.0, gt=0)
-    """Seconds without an answer after which an actor is replaced."""
+    """Seconds without an answer or any progress after which an actor that has work is replaced."""
     stop_grace_s: float = Field(default=20.0, ge=0)
     """Seconds that shards in work get to finish when the job is told to stop."""
 

@@ -203,7 +203,7 @@ def test_io_errors_are_retried_then_set_aside_then_retried_again(
         ("01.tar", None, "io-error")
     ]
     assert "connection reset" in index[6]["detail"]
-    assert run(spec) == extract.DONE, "nothing to do, unless asked to retry"
+    assert run(spec) == extract.SET_ASIDE, "nothing to do, unless asked to retry, and still not well"
     assert run(spec, retry_failed=True) == extract.DONE
     assert contents(spec.store) == contents(whole.store)
 
@@ -221,9 +221,9 @@ def test_only_what_failed_is_done_again(shards: str, tmp_path: Path, monkeypatch
     spec = spec_of(str(tmp_path / "store"), shards)
     with monkeypatch.context() as patch:
         patch.setattr(batches, "read_shard", flaky)
-        assert run(spec) == extract.DONE
+        assert run(spec) == extract.SET_ASIDE
     before = {line["row"]: line for line in FeatureStore(spec.store).index.to_pylist()}
-    assert run(spec, retry_reasons=["no-image"]) == extract.DONE
+    assert run(spec, retry_reasons=["no-image"]) == extract.SET_ASIDE
     assert {line["row"]: line for line in FeatureStore(spec.store).index.to_pylist()} == before
     assert run(spec, retry_failed=True) == extract.DONE
     after = {line["row"]: line for line in FeatureStore(spec.store).index.to_pylist()}
@@ -263,7 +263,7 @@ def test_values_that_cannot_be_stored_are_refused_before_work(
     spec = spec_of(str(tmp_path / "store"), shards)
     with pytest.raises(ProbeError, match=r"plain: taps: \{name: up-level1-upsampler-out, dtype: float32\}"):
         run(spec)
-    assert not (tmp_path / "store").exists()
+    assert not any((tmp_path / "store").iterdir())
 
 
 def test_a_store_of_another_version_is_refused(shards: str, tmp_path: Path) -> None:
@@ -295,3 +295,86 @@ def test_a_spec_file_with_relative_paths(
     spec: ExtractSpec = load("spec.yaml")
     assert run(spec, limit=2) == extract.DONE
     assert FeatureStore("features/store").manifest.spec["store"] == str(tmp_path / "features" / "store")
+
+
+def test_an_outage_of_the_input_sets_nothing_aside(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no shard succeeds, the fault is not the shards': once it is over, the same command does them all."""
+    write_shards(tmp_path / "shards", shards=4, images=6)
+
+    def down(shard: Shard, spec: Input) -> object:
+        raise OSError("no route to host")
+        yield
+
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec, limit=1) == extract.DONE
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "read_shard", down)
+        assert run(spec) == extract.FAILED
+    assert "the first 3 shards failed 3 times each and none succeeded" in caplog.text
+    assert len(markers(tmp_path / "store")) == 1
+    codes = [
+        json.loads(path.read_text())["exit_code"] for path in sorted((tmp_path / "store" / "runs").iterdir())
+    ]
+    assert sorted(codes) == [extract.DONE, extract.FAILED]
+    assert run(spec) == extract.DONE
+    assert len(contents(spec.store)) == 24
+
+
+def test_the_exit_code_does_not_heal_by_repetition(tmp_path: Path) -> None:
+    """A scheduler that repeats the command until it gets 0 must not record a success."""
+    (tmp_path / "shards").mkdir()
+    for number in range(3):
+        (tmp_path / "shards" / f"{number}.tar").write_bytes(b"<html>404</html>" * 100)
+    write_shards(tmp_path / "more", shards=1, images=4)
+    spec = spec_of(str(tmp_path / "store"), f"{tmp_path}/*/*.tar")
+    assert run(spec) == run(spec) == extract.TOO_MANY_BAD
+
+
+def test_folders_that_move_ids_are_refused(tmp_path: Path) -> None:
+    """Adding a second folder moves the default root up: the same files must not be stored again under new ids."""
+    for name in ("train", "val"):
+        write_shards(tmp_path / name, shards=1, images=2)
+    spec = spec_of(str(tmp_path / "store"), f"{tmp_path}/train/*.tar")
+    assert run(spec) == extract.DONE
+    both = spec.model_dump()
+    both["input"]["shards"] = [f"{tmp_path}/train/*.tar", f"{tmp_path}/val/*.tar"]
+    with pytest.raises(
+        todo.ChangedShard, match=r"train/00\.tar is stored already, as 00\.tar.*state input\.root"
+    ):
+        run(ExtractSpec.model_validate(both))
+    both["input"]["root"] = f"{tmp_path}/train"
+    with pytest.raises(ValueError, match="root"):
+        run(ExtractSpec.model_validate(both))
+
+
+def test_pooled_vectors_only(shards: str, tmp_path: Path) -> None:
+    """No array is made, none is grown, also for shards that were not expected."""
+    spec = changed(spec_of(str(tmp_path / "store"), shards), output={"maps": False, "pooled": True})
+    assert run(spec, limit=3) == extract.DONE
+    assert run(spec) == extract.DONE
+    store = FeatureStore(spec.store)
+    table = store.pooled(["plain/up-level1-upsampler-out"])
+    assert table["row"].to_pylist() == store.rows().tolist() and len(table) == 12
+    assert not (tmp_path / "store" / "features").exists()
+
+
+def test_missing_rights_are_named_before_the_backbone_is_loaded(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(extract, "SerialRunner", None)
+    with pytest.raises(OSError, match="file"):
+        run(spec_of(str(tmp_path / "file" / "store"), shards))
+
+
+def test_other_libraries_are_said(shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec, limit=1) == extract.DONE
+    manifest = tmp_path / "store" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["libraries"]["torch"] = "1.0"
+    manifest.write_text(json.dumps(document))
+    assert run(spec) == extract.DONE
+    assert "the store was begun with torch 1.0" in caplog.text

@@ -77,25 +77,6 @@ def test_creating_again_changes_nothing(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.rglob("zarr.json")} == before
 
 
-def test_rows_beyond_a_shape_that_was_set_back_are_read(tmp_path: Path) -> None:
-    """A driver with an old view may shrink the metadata; committed rows stay readable."""
-    url = str(tmp_path / "store")
-    made = manifest()
-    make_store(url, made)
-    layout = made.arrays[0]
-    arrays.ensure_rows(url, made, 16)
-    block = np.ones((4, *SHAPE), np.float16)
-    data = arrays.encode(layout, made, block)
-    assert data is not None
-    fs, root = storage.open_fs(url)
-    storage.put(fs, f"{root}/{block_path(layout.group, layout.tap, 2, 4)}", data)
-    metadata = tmp_path / "store" / "features" / "plain" / "tap" / "zarr.json"
-    metadata.write_text(metadata.read_text().replace("16,", "8,", 1))
-    group = zarr.open_group(url, mode="r")
-    assert array_of(group, "plain/tap").shape[0] == 8
-    np.testing.assert_array_equal(arrays.open_array(group, layout, 12)[8:12], block)
-
-
 def test_axes_have_names(tmp_path: Path) -> None:
     made = manifest()
     attention = ArrayLayout(group="plain", tap="self-map", shape=[8, 16, 16], dtype="float16")

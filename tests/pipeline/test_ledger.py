@@ -145,6 +145,21 @@ def test_a_marker_that_was_tampered_with_is_refused(url: str) -> None:
         lines(url)
 
 
+def test_a_shard_record_never_hides_a_sample(url: str) -> None:
+    """A retry met a cut file and stopped early, at a position where an earlier round has a good sample."""
+    assignment = Assignment(shard())
+    store_shard(url, manifest(), assignment, KEYS, {"k0": "io-error"})
+    retry = Draft(url, manifest(), again(assignment, 1, start=None, only=frozenset({0})))
+    retry.write(["k0"])
+    retry.commit(bad=BadShard("truncated-tar", "cut"))
+    assert [(line["key"], line["status"]) for line in lines(url)] == [
+        ("k0", "ok"),
+        ("k1", "ok"),
+        (None, "failed"),
+        ("k2", "ok"),
+    ]
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
@@ -166,17 +181,15 @@ def test_newest_against_a_dictionary(found: list[tuple[int, int, int, bool]]) ->
             "key": pa.array([None if null else "k" for null in records.values()], pa.string()),
         }
     )
-    expected: dict[tuple[str, int], tuple[int, bool]] = {}
+    expected: dict[tuple[str, int, bool], int] = {}
     for (shard_, position, round_), null in sorted(records.items()):
-        expected[f"{shard_}", position] = (round_, null)
+        expected[f"{shard_}", position, null] = round_
     last = {f"{shard_}": max(key[2] for key in records if key[0] == shard_) for shard_, _, _ in records}
     expected = {
-        where: (round_, null)
-        for where, (round_, null) in expected.items()
-        if not null or round_ == last[where[0]]
+        where: round_ for where, round_ in expected.items() if not where[2] or round_ == last[where[0]]
     }
     got = {
-        (line["shard"], line["position"]): (line["round"], line["key"] is None)
+        (line["shard"], line["position"], line["key"] is None): line["round"]
         for line in ledger.newest(table, last).to_pylist()
     }
     assert got == expected

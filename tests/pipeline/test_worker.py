@@ -80,6 +80,15 @@ def test_a_shard_that_cannot_be_read_leaves_the_others_alone(worker: Worker) -> 
     assert futures[0].result(30).committed and futures[2].result(30).committed
 
 
+def test_two_stages_that_fail_one_shard_together(worker: Worker, engine: Engine) -> None:
+    """The later failure is not an error of its own: the stage lives on for the next shard."""
+    broken = worker._job(Task(Assignment(shard("a.tar")), hint=0, rows_ready=0))
+    for error in (OSError("reader"), OSError("writer")):
+        worker._fail(broken, error)
+    assert str(broken.future.exception()) == "reader"
+    assert submit(worker, "b.tar").result(30).committed
+
+
 def test_an_error_while_computing_is_the_shards(worker: Worker, engine: Engine) -> None:
     def explode(batch: Batch) -> None:
         if batch.ids[0] == ("bad.tar", "8"):

@@ -1,0 +1,105 @@
+"""The Ray cluster under a job: joined or started here, what of it the job takes, and what its errors mean."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+
+from schemas.spec import Cluster
+
+_LOCAL_OBJECT_STORE_BYTES = 80 * 2**20  # only receipts pass through it
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a job takes of a cluster."""
+
+    device: str
+    """cpu or cuda."""
+    actors: int
+    actors_per_device: int
+    """Actors that share a GPU's, or a node's, memory."""
+    started_here: bool
+    """Whether Ray was started on this machine for this job."""
+
+
+def connect(cluster: Cluster) -> Share:
+    """Join the cluster, or start Ray on this machine, and decide on devices and number of actors.
+
+    Raises:
+        ValueError: Ray was started here, and the machine has not what one actor needs.
+        ConnectionError: no cluster answers at the address.
+    """
+    started_here = _init(cluster.address)
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    device = ("cuda" if gpus else "cpu") if cluster.device == "auto" else cluster.device
+    if started_here and (cpus < cluster.cpus_per_actor or (device == "cuda" and not gpus)):
+        ray.shutdown()
+        raise ValueError(
+            f"cluster: one actor needs {needs(cluster, device)}, this machine has {cpus} CPUs and {gpus} GPUs;"
+            " lower cpus_per_actor, set device: cpu, or give the address of a cluster"
+        )
+    actors = cluster.actors or max(1, gpus if device == "cuda" else cpus // cluster.cpus_per_actor)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    logging.getLogger("gatehouse").info(
+        "device %s: %d actors on a cluster of %d CPUs and %d GPUs", device, actors, cpus, gpus
+    )
+    return Share(device, actors, 1 if device == "cuda" else -(-actors // nodes), started_here)
+
+
+def needs(cluster: Cluster, device: str) -> str:
+    """What one actor asks of a node, in words."""
+    return f"{cluster.cpus_per_actor} CPUs" + (" and 1 GPU" if device == "cuda" else "")
+
+
+def free() -> str:
+    """What is free in the cluster, in words."""
+    resources = ray.available_resources()
+    return f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs in all"
+
+
+def node_to_blame(node: str | None, error: RayError) -> bool:
+    """Whether an actor went with its node, preempted perhaps, or is out of reach: then no shard is to blame."""
+    if isinstance(error, ActorUnavailableError) or getattr(error, "preempted", False):
+        return True
+    return node is not None and node not in {one["NodeID"] for one in ray.nodes() if one["Alive"]}
+
+
+def cause(error: RayTaskError) -> Exception:
+    """What a task raised."""
+    return error.cause if isinstance(error.cause, Exception) else error
+
+
+def in_short(error: RayError) -> str:
+    """The last line of what Ray tells, which is the cause itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a forward pass found no memory."""
+    return "OutOfMemory" in type(error).__name__ or "DefaultCPUAllocator" in str(error)
+
+
+def _init(address: str | None) -> bool:
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    alone = address is None and "RAY_ADDRESS" not in os.environ
+    if alone:
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
+    else:
+        options["address"] = address or "auto"
+    ray.init(**options)
+    return alone

@@ -119,10 +119,7 @@ def test_a_shard_that_kills_its_actor(shards: str, undisturbed: Contents, tmp_pa
     """It is set aside after three deaths, alone: no other shard is blamed. Retried when it can pass, it is stored."""
     store = tmp_path / "store"
     spec = spec_of(str(store), shards)
-    poison = tmp_path / "poison"
-    poison.mkdir()
-    (poison / "sitecustomize.py").write_text(_POISON)
-    code, output = run(spec, tmp_path, env={"PYTHONPATH": f"{poison}{os.pathsep}{os.getcwd()}"})
+    code, output = run(spec, tmp_path, env=inject(tmp_path, "shard.id == '02.tar' and die()"))
     assert code == extract.SET_ASIDE, output
     assert output.count("an actor died") == 3, output
     seen = contents(str(store))
@@ -138,19 +135,68 @@ def test_a_shard_that_kills_its_actor(shards: str, undisturbed: Contents, tmp_pa
     assert contents(str(store)) == undisturbed
 
 
-_POISON = """
-# Kills the process that reads the shard 02.tar: a fault that only the test knows of.
-import os, sys
+def test_a_stage_that_hangs(shards: str, undisturbed: Contents, tmp_path: Path) -> None:
+    """The actor answers, but its read never ends, as on a network disk that went away: it is replaced."""
+    store = tmp_path / "store"
+    spec = spec_of(str(store), shards, actors=1, stall_timeout_s=4.0)
+    once = tmp_path / "once"
+    assert extract.run(spec, serial=True, limit=1) == extract.DONE, "a store that is there needs no probe"
+    code, output = run(spec, tmp_path, env=inject(tmp_path, f"first({str(once)!r}) and time.sleep(3600)"))
+    assert once.exists() and code == extract.DONE, output
+    assert "no progress for" in output
+    assert contents(str(store)) == undisturbed
+
+
+def test_a_broken_actor_beside_a_good_one(shards: str, undisturbed: Contents, tmp_path: Path) -> None:
+    """A device in a sticky error fails everything at once; it must not eat the job while the other one works."""
+    store = tmp_path / "store"
+    spec = spec_of(str(store), shards)
+    broken = tmp_path / "broken"
+    assert extract.run(spec, serial=True, limit=1) == extract.DONE, "a store that is there needs no probe"
+    fault = f"(first({str(broken)!r}) or mine({str(broken)!r})) and fail('CUDA error: unspecified launch failure')"
+    code, output = run(spec, tmp_path, env=inject(tmp_path, fault))
+    assert broken.exists() and code == extract.DONE, output
+    assert output.count("unspecified launch failure") == 1, "retired after its first failure"
+    assert contents(str(store)) == undisturbed
+
+
+def inject(folder: Path, fault: str) -> dict[str, str]:
+    """An environment in which actors evaluate `fault` before they read a shard: known to the test alone."""
+    (folder / "inject").mkdir()
+    (folder / "inject" / "sitecustomize.py").write_text(_INJECTION.replace("FAULT", fault))
+    return {"PYTHONPATH": f"{folder / 'inject'}{os.pathsep}{os.getcwd()}"}
+
+
+_INJECTION = """
+import os, sys, time
+
+def first(path):  # in this job, whichever process it is
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    open(path, "w").write(str(os.getpid()))
+    return True
+
+def mine(path):
+    return open(path).read() == str(os.getpid())
+
+def fail(message):
+    raise RuntimeError(message)
+
+def die():
+    os.kill(os.getpid(), 9)
+
 class Finder:
     def find_spec(self, name, path, target=None):
         if name == "pipeline.batches":
             sys.meta_path.remove(self)
             import pipeline.shards
             read = pipeline.shards.read_shard
-            def poisoned(shard, spec):
-                if shard.id == "02.tar" and "ray::" in open("/proc/self/cmdline").read():
-                    os.kill(os.getpid(), 9)
+            def faulty(shard, spec):
+                FAULT
                 return read(shard, spec)
-            pipeline.shards.read_shard = poisoned
+            pipeline.shards.read_shard = faulty
+
 sys.meta_path.insert(0, Finder())
 """

@@ -34,7 +34,7 @@ bench: $(VENV)/.stamp-test  ## measure speed and bytes, as ratios within one run
 	$(BIN)/python -m jobs.bench $(ARGS)
 
 clean:  ## remove all that these targets make
-	rm -rf $(VENV) demo-store build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-store demo-store-inspect.png build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # torch first and alone: everything else is small beside it, and must not choose another release.

@@ -97,7 +97,6 @@ def _init(address: str | None) -> bool:
             "address": "local",
             "include_dashboard": False,
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
-            "_node_ip_address": "127.0.0.1",
         }
     else:
         options["address"] = address or "auto"

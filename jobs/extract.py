@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from jobs.report import ProgressReport, show_plan, show_summary
-from pipeline import arrays, ledger, probe, storage, todo
+from pipeline import ledger, probe, storage, todo
 from pipeline.batches import Assignment
 from pipeline.identity import check_same
 from pipeline.job import Job
@@ -127,8 +127,7 @@ def _drive(console: Console, plan: Plan, runner: RayRunner | SerialRunner, job: 
     try:
         with _stop_on_signal(job, console), ProgressReport(console, rows) as report:
             runner.run(job, report)
-        job.set_aside_failed()
-        code = _exit_code(plan, job)
+        code = _exit_code(plan, job, job.finish())
     except JobFailed as error:
         logger.error("%s", error)
     except KeyboardInterrupt:
@@ -200,15 +199,11 @@ def _already_done(console: Console, plan: Plan) -> int:
     return _state(plan, committed)
 
 
-def _exit_code(plan: Plan, job: Job) -> int:
+def _exit_code(plan: Plan, job: Job, committed: ledger.Ledger) -> int:
     if job.too_many_bad:
         return TOO_MANY_BAD
     if job.schedule.remaining:
         return STOPPED
-    committed = ledger.read_ledger(plan.spec.store)
-    if plan.spec.output.maps and committed.markers:
-        last = max((extent for marker in committed.markers for extent in marker.extents), default=-1)
-        arrays.ensure_rows(plan.spec.store, job.manifest, (last + 1) * job.manifest.rows_per_extent)
     return _state(plan, committed)
 
 

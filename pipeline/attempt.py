@@ -6,7 +6,6 @@ rows. So a worker may die, stall or wake up late at any line of this module.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import uuid
 from collections import Counter
@@ -16,10 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import arrays, claims, ledger, storage
+from pipeline import arrays, claims, ledger, storage, tables
 from pipeline.batches import Assignment, Record, ShardEnd
 from pipeline.blocks import Block, BlockAssembler
 from schemas.layout import (
@@ -73,7 +71,7 @@ class Attempt:
         self._fs, self._root = storage.open_fs(url)
         self._device, self._hint, self._rows_ready, self._pool = device, hint, rows_ready, pool
         self._extents: list[int] = []
-        self._objects: list[FileRef] = []
+        self._blocks: list[FileRef] = []
         self._lock = threading.Lock()
 
     def write(self, block: Block) -> None:
@@ -86,7 +84,9 @@ class Attempt:
             layout = layouts[item[0]]
             data = arrays.encode(layout, self._manifest, item[1])
             if data is not None:
-                self._put(block_path(layout.group, layout.tap, number, item[1].ndim), data)
+                ref = self._put(block_path(layout.group, layout.tap, number, item[1].ndim), data)
+                with self._lock:
+                    self._blocks.append(ref)
 
         for _ in self._pool.map(write_one, block.arrays.items()):
             pass  # consuming the results raises whatever went wrong
@@ -101,13 +101,13 @@ class Attempt:
             records.append(Record(end.stop, None, end.bad.reason, end.bad.detail))
         folder = attempt_path(self._assignment.shard.id, self.id)
         pooled = assembler.pooled_table(_vectors(self._manifest.arrays), rows, self._assignment.shard.id)
-        pooled_ref = None if pooled is None else self._put(f"{folder}/pooled.parquet", _parquet(pooled, 256))
-        index = index_table(self._manifest, records, self._assignment, self.id)
-        index_ref = self._put(f"{folder}/index.parquet", _parquet(index))
-        data = [ref for ref in self._objects if ref not in (pooled_ref, index_ref)]
-        listing = pa.Table.from_pylist(
-            [ref.model_dump() for ref in sorted(data, key=_by_path)], OBJECTS_SCHEMA
+        pooled_ref = (
+            None if pooled is None else self._put(f"{folder}/pooled.parquet", tables.to_parquet(pooled, 256))
         )
+        index = index_table(self._manifest, records, self._assignment, self.id)
+        index_ref = self._put(f"{folder}/index.parquet", tables.to_parquet(index, 4096))
+        blocks = sorted(self._blocks, key=_by_path)
+        listing = pa.Table.from_pylist([ref.model_dump() for ref in blocks], OBJECTS_SCHEMA)
         marker = Marker(
             identity=self._manifest.fingerprint,
             shard=self._assignment.shard.id,
@@ -121,7 +121,7 @@ class Attempt:
             rows=len(rows),
             counts=dict(Counter(_reason(record) for record in records)),
             index=index_ref,
-            objects=self._put(f"{folder}/objects.parquet", _parquet(listing)),
+            objects=self._put(f"{folder}/objects.parquet", tables.to_parquet(listing, 4096)),
             pooled=pooled_ref,
             device=self._device,
         )
@@ -148,11 +148,9 @@ class Attempt:
         return self._extents[number] * self._manifest.rows_per_extent + offset
 
     def _put(self, path: str, data: bytes) -> FileRef:
-        storage.put(self._fs, f"{self._root}/{path}", data)
-        ref = FileRef(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        ref = tables.put(self._fs, self._root, path, data)
         with self._lock:
-            self._objects.append(ref)
-            self.bytes_written += len(data)
+            self.bytes_written += ref.size
         return ref
 
 
@@ -195,12 +193,6 @@ def _reason(record: Record) -> str:
 
 def _vectors(layouts: Sequence[ArrayLayout]) -> dict[tuple[str, str], int]:
     return {(layout.group, layout.tap): layout.shape[0] for layout in layouts}
-
-
-def _parquet(table: pa.Table, row_group_size: int = 4096) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
-    return sink.getvalue().to_pybytes()
 
 
 def _by_path(ref: FileRef) -> str:

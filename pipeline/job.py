@@ -118,6 +118,15 @@ class Job:
             if not outcome.committed:  # the last try had committed before it died
                 self.schedule.set_aside.remove(task.assignment.shard.id)
 
+    def finish(self) -> ledger.Ledger:
+        """Set aside what failed, bring the arrays up to what is committed, and return that."""
+        self.set_aside_failed()
+        committed = ledger.read_ledger(self.spec.store)
+        if self.spec.output.maps:  # a driver with an old view may have set their rows back
+            last = max((extent for marker in committed.markers for extent in marker.extents), default=-1)
+            arrays.ensure_rows(self.spec.store, self.manifest, (last + 1) * self.manifest.rows_per_extent)
+        return committed
+
     def compact(self) -> None:
         """Derived data: a failure costs readers time, and the next compaction makes up for it."""
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
 from pipeline import storage
+from pipeline.tables import put, read_parquet, to_parquet
 from schemas.layout import COMPACT, MARKERS, index_schema, marker_name, parse_marker
 from schemas.receipts import Compaction, FileRef, Manifest, Marker
 
@@ -132,11 +131,15 @@ def compact(url: str, ledger: Ledger) -> None:
     )
     before = ledger.compaction
     name = f"{sequence:08d}-{uuid.uuid4().hex}"
+
+    def write(kind: str, table: pa.Table) -> FileRef:
+        return put(fs, root, f"{COMPACT}/{name}-{kind}.parquet", to_parquet(table))
+
     after = Compaction(
-        ledgers=[*(before.ledgers if before else []), _write_parquet(fs, root, f"{name}-ledger", listing)],
+        ledgers=[*(before.ledgers if before else []), write("ledger", listing)],
         indexes=[
             *(before.indexes if before else []),
-            _write_parquet(fs, root, f"{name}-index", pa.concat_tables(tables)),
+            write("index", pa.concat_tables(tables)),
         ],
     )
     # Another driver may take this number first; its compaction is as good, and what is missing from it comes next.
@@ -182,26 +185,3 @@ def _latest_compaction(fs: AbstractFileSystem, root: str) -> tuple[int, Compacti
 def _check_there(fs: AbstractFileSystem, root: str, ref: FileRef) -> None:
     if fs.info(f"{root}/{ref.path}")["size"] != ref.size:
         raise storage.StorageError(f"{ref.path}: is not as long as when it was written")
-
-
-def read_parquet(fs: AbstractFileSystem, root: str, ref: FileRef) -> pa.Table:
-    """A table of the store, checked against what its receipt says.
-
-    Raises:
-        storage.StorageError: the object is not what was committed.
-    """
-    data = fs.cat_file(f"{root}/{ref.path}")
-    if hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise storage.StorageError(
-            f"{ref.path}: {len(data)} bytes that differ from the {ref.size} committed; restore the object"
-        )
-    return pq.read_table(pa.BufferReader(data))
-
-
-def _write_parquet(fs: AbstractFileSystem, root: str, name: str, table: pa.Table) -> FileRef:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    data = sink.getvalue().to_pybytes()
-    path = f"{COMPACT}/{name}.parquet"
-    storage.put(fs, f"{root}/{path}", data)
-    return FileRef(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())

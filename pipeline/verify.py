@@ -16,8 +16,8 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline import storage
-from pipeline.ledger import read_parquet
 from pipeline.store import read_manifest
+from pipeline.tables import read_parquet
 from pipeline.verify_objects import Fault, Job, Objects
 from pipeline.verify_shard import ShardCheck
 from schemas.layout import COMPACT, MARKERS, marker_name, parse_marker

@@ -79,6 +79,39 @@ def extract(
 
 
 @app.command()
+def caption(
+    spec: Annotated[str, typer.Argument(help="Path or URL of the caption spec, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, as in model.batch_size=1."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Do only so many images of those left, in whole shards.")
+    ] = None,
+    dry_run: DryRun = False,
+    serial: Annotated[bool, typer.Option("--serial", help="One process, no Ray: for debugging.")] = False,
+) -> None:
+    """Shards in, captions out, for prompts that take them; the same command goes on after a crash."""
+    from schemas.captions import CaptionSpec
+    from schemas.specfile import load
+
+    checked = load(spec, overrides or (), CaptionSpec)
+    from jobs.caption import run  # after the check, which must not wait for torch and Ray
+
+    raise typer.Exit(run(checked, limit=limit, dry_run=dry_run, serial=serial))
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this preset, ready for `> spec.yaml`.")] = None,
+) -> None:
+    """Specs to start from: a table of them, or the text of one."""
+    from jobs.presets import run
+
+    run(name)
+
+
+@app.command()
 def shard(
     images: Annotated[list[str], typer.Argument(help="Images, or folders of images.")],
     out: Annotated[str, typer.Option(help="Folder or URL to write shards to.")],

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -29,9 +29,11 @@ from pipeline.schedule import JobFailed
 from pipeline.serial_runner import SerialRunner
 from pipeline.store import StoreError, open_store, read_manifest
 from schemas.layout import RUNS
+from schemas.model import Model
 from schemas.receipts import Manifest, RunRecord
 from schemas.spec import ExtractSpec
 
+M = TypeVar("M", bound=Model)
 logger = logging.getLogger("gatehouse")
 
 DONE, FAILED, SET_ASIDE, TOO_MANY_BAD, STOPPED = 0, 1, 3, 4, 5
@@ -219,11 +221,27 @@ def _state(plan: Plan, committed: ledger.Ledger) -> int:
 
 def _absolute(spec: ExtractSpec) -> ExtractSpec:
     """Local paths made absolute, since actors work in other folders."""
-    source = spec.backbone.source
-    if os.path.isdir(source):
-        source = os.path.abspath(source)
-    backbone = spec.backbone.model_copy(update={"source": source})
-    return spec.model_copy(update={"store": storage.absolute(spec.store), "backbone": backbone})
+    backbone = _found(spec.backbone)
+    groups = [
+        group.model_copy(update={"techniques": [_found(technique) for technique in group.techniques]})
+        for group in spec.groups
+    ]
+    captions = spec.input.captions and storage.absolute(spec.input.captions)
+    return spec.model_copy(
+        update={
+            "store": storage.absolute(spec.store),
+            "backbone": backbone,
+            "groups": groups,
+            "input": spec.input.model_copy(update={"captions": captions}),
+        }
+    )
+
+
+def _found(model: M) -> M:
+    """The sources that a part of the spec names, absolute where they are local; others may be hub ids."""
+    names = [name for name in ("source", "config", "image_encoder") if getattr(model, name, None)]
+    local = {name: getattr(model, name) for name in names if os.path.exists(getattr(model, name))}
+    return model.model_copy(update={name: os.path.abspath(path) for name, path in local.items()})
 
 
 def _held_bytes(plan: Plan) -> int:

@@ -11,7 +11,7 @@ from ray.util import metrics
 from pipeline import device as devices
 from pipeline.attempt import Outcome
 from pipeline.features import make_engine
-from pipeline.identity import check_backbone
+from pipeline.identity import check_weights
 from pipeline.probe import Probe, measure
 from pipeline.shards import Shard
 from pipeline.worker import Task, Worker
@@ -33,8 +33,8 @@ class ExtractActor:
 
     def __init__(self, spec: ExtractSpec, manifest: Manifest, device: str, requests: int) -> None:
         self._spec, self._device = spec, device
-        check_backbone(spec, manifest)
-        self._engine = make_engine(spec, manifest.arrays, manifest.timesteps, device)
+        check_weights(spec, manifest)
+        self._engine = make_engine(spec, manifest.arrays, device)
         name = devices.name(device)
         self._worker = Worker(spec, manifest, self._engine, device=name, requests=requests)
         self._counters = {key: metrics.Counter(f"gatehouse_{key}", text) for key, text in _METRICS.items()}

@@ -21,6 +21,7 @@ from pipeline import arrays, claims, ledger, storage, tables
 from pipeline.batches import Assignment, Record, ShardEnd
 from pipeline.blocks import Block, BlockAssembler
 from schemas.layout import (
+    BOX,
     MARKERS,
     OBJECTS_SCHEMA,
     attempt_path,
@@ -173,6 +174,7 @@ def index_table(
             "caption": record.caption,
             "height": record.height,
             "width": record.width,
+            "box": None if record.box is None else dict(zip(BOX.names, record.box, strict=True)),
             "sha256": record.sha256,
             "groups": {group: _group_outcome(record, group) for group in manifest.groups},
         }

@@ -4,6 +4,9 @@
 one map [B, C, h, w] of them: the mean over heads, then over the layers of one resolution, for a range of
 resolutions, each resized to the latents' size, concatenated, coarsest first. Channels: resolutions x tokens,
 so 2 x 77 = 154 with a prompt of 77 tokens and the reference's choices, which are the defaults.
+
+Transformers have one resolution, the grid of tokens (image/16), and no stages: all blocks count. In SD3 and FLUX,
+where prompt and image share a softmax, a value is the prompt's share of it.
 """
 
 from __future__ import annotations
@@ -15,32 +18,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from schemas import dit_taps
 from schemas import taps as vocabulary
 
 LATENT = 8
 """Pixels of the image a latent, along each side."""
+_PIXELS = (3, 6)
+"""Input channels of networks that work on pixels themselves: pictures, and pictures beside smaller ones."""
 
 
 def sources(
-    unet_config: Mapping[str, Any], *, stages: Sequence[str] = ("up",), strides: tuple[int, int] = (16, 32)
+    config: Mapping[str, Any], *, stages: Sequence[str] | None = None, strides: Sequence[int] = (16, 32)
 ) -> list[str]:
-    """The cross-attention maps to record, in the network's order.
+    """The cross-attention maps to record, averaged over heads, in the network's order.
 
-    stages: of `down`, `mid` and `up`. strides: the finest and the coarsest resolution that count, in pixels
-    of the image a token: from image/32 to image/16. Raises ValueError where no layer of this network is left.
+    stages: of a UNet, of `down`, `mid` and `up`; default: up. strides: the finest and the coarsest resolution that
+    count, in pixels of the image a token: from image/32 to image/16. Raises ValueError where no layer is left.
     """
-    found = []
-    for tap in vocabulary.names(unet_config):
-        if tap.endswith("-cross-map") and tap.split("-")[0] in stages:
-            stride = LATENT * 2 ** _halvings(tap, len(unet_config["down_block_types"]))
-            if strides[0] <= stride <= strides[1]:
-                found.append(tap)
+    of_stride = {
+        tap: _stride(tap, config)
+        for tap in vocabulary.names(config)
+        if tap.endswith("-cross-map") and _in_stages(tap, stages, config)
+    }
+    found = [tap for tap, stride in of_stride.items() if strides[0] <= stride <= strides[1]]
     if not found:
+        where = "" if _is_transformer(config) else f" in the stages {', '.join(stages or ('up',))}"
+        at = ", ".join(f"image/{stride}" for stride in sorted(set(of_stride.values())))
         raise ValueError(
-            f"this network has no cross-attention in the stages {', '.join(stages)} at image/{strides[0]} to "
-            f"image/{strides[1]}; name other stages (down, mid, up) or a wider range"
+            f"this network has no cross-attention{where} at image/{strides[0]} to image/{strides[1]}; "
+            + (f"it has at {at}" if at else "name other stages (down, mid, up)")
         )
-    return found
+    return [f"{tap}-mean" for tap in found]
 
 
 def aggregate(
@@ -60,6 +68,28 @@ def aggregate(
         image = mean.unflatten(1, grid).movedim(-1, 1)
         levels.append(functional.interpolate(image, size=latent_size, mode="nearest"))
     return torch.cat(levels, dim=1)
+
+
+def _is_transformer(config: Mapping[str, Any]) -> bool:
+    return dit_taps.class_name(config) in dit_taps.NETWORKS
+
+
+def _in_stages(tap: str, stages: Sequence[str] | None, config: Mapping[str, Any]) -> bool:
+    if not _is_transformer(config):
+        return tap.split("-")[0] in (stages or ("up",))
+    if stages is not None:
+        raise ValueError(f"stages are {', '.join(stages)}, and transformers have none; leave them out")
+    return True
+
+
+def _stride(tap: str, config: Mapping[str, Any]) -> int:
+    """Pixels of the image a token."""
+    if _is_transformer(config):
+        return LATENT * (
+            2 if "FluxTransformer2DModel" == config["_class_name"] else int(config["patch_size"])
+        )
+    pixels = 1 if config.get("in_channels") in _PIXELS else LATENT
+    return int(pixels * 2 ** _halvings(tap, len(config["down_block_types"])))
 
 
 def _halvings(tap: str, levels: int) -> int:

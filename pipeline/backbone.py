@@ -1,87 +1,29 @@
-"""The frozen diffusion model: text, latents, noise and the network of a Stable Diffusion checkpoint.
+"""The frozen diffusion model, whatever its family: text, latents, noise and the network of one checkpoint.
 
-Loaded from stock diffusers classes, component by component: the image decoder and the safety checker are never used.
+What families differ in (encoders, the network's inputs) is in `pipeline.families`, one module each. Components are
+loaded one by one from the classes named there: never from what a checkpoint's own index asks for.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import diffusers
 import torch
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
 
 from pipeline import checkpoint
+from pipeline.noising import Schedule, load_schedule
 
-TRAIN_TIMESTEPS = 1000
-
-
-def resolve_timestep(folder: Path, t: int | None, timestep: int | None) -> int:
-    """The timestep that the network sees.
-
-    `t` counts as the paper's extractor does: the scheduler is set to 1000 steps and entered at strength t / 1000, so
-    t = 50 is its entry `1000 - 50`: timestep 51 with PNDM and `steps_offset` 1.
-
-    Raises:
-        ValueError: a timestep that is not in this scheduler's schedule, which it must be where noise is counted in
-            sigmas.
-    """
-    scheduler = load_scheduler(folder)
-    if timestep is None:
-        assert t is not None
-        timestep = int(scheduler.timesteps[TRAIN_TIMESTEPS - t])
-    try:
-        _noised(scheduler, torch.zeros(1), torch.zeros(1), timestep)
-    except IndexError:
-        first, last = int(scheduler.timesteps.min()), int(scheduler.timesteps.max())
-        raise ValueError(
-            f"timestep {timestep} is not in the schedule of {type(scheduler).__name__}, which has {first} to {last}"
-        ) from None
-    return timestep
+Text = dict[str, Tensor]
+"""Prompts as encoders made them: `prompt_embeds` [n, tokens, C], and what else the family's network takes, by
+diffusers' names; every tensor has the prompts as its first axis."""
 
 
-def _scheduler_class(name: str) -> Any:
-    found = getattr(diffusers, name, None)
-    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
-        raise ValueError(
-            f"scheduler_config.json names the class {name!r}, which is no scheduler of diffusers"
-        )
-    return found
-
-
-def load_scheduler(folder: Path) -> Any:
-    """The checkpoint's own scheduler, set to every training timestep."""
-    name = checkpoint.config(folder, "scheduler")["_class_name"]
-    scheduler = _scheduler_class(name).from_pretrained(folder, subfolder="scheduler")
-    scheduler.set_timesteps(TRAIN_TIMESTEPS)
-    return scheduler
-
-
-def latent_size(folder: Path, image_size: Sequence[int]) -> tuple[int, int]:
-    """(h, w) of the latents of images [H, W].
-
-    Raises:
-        ValueError: a side that the VAE cannot reduce to whole latents. (The network itself takes any.)
-    """
-    vae_factor = 2 ** (len(checkpoint.config(folder, "vae")["block_out_channels"]) - 1)
-    height, width = image_size
-    if height % vae_factor or width % vae_factor:
-        raise ValueError(
-            f"image_size {list(image_size)}: both sides must be multiples of {vae_factor} for this VAE"
-        )
-    return height // vae_factor, width // vae_factor
-
-
-def text_length(folder: Path) -> int:
-    """Tokens a prompt is padded to."""
-    return int(checkpoint.config(folder, "text_encoder")["max_position_embeddings"])
-
-
-class Backbone:
+class Backbone(ABC):
     """A loaded checkpoint on one device.
 
     Args:
@@ -90,71 +32,171 @@ class Backbone:
         device: a torch device.
     """
 
+    pipelines: ClassVar[tuple[str, ...]]
+    """Pipeline classes (`_class_name` in model_index.json) whose checkpoints this family loads."""
+    network_part: ClassVar[str] = "unet"
+    """The component whose activations are features: `unet` or `transformer`."""
+    network_class: ClassVar[Any] = UNet2DConditionModel
+    text_encoders: ClassVar[Mapping[str, Any]]
+    """Component -> class."""
+    tokenizers: ClassVar[Mapping[str, Any]]
+    """Component -> class."""
+    vae_class: ClassVar[Any] = AutoencoderKL
+    """None for networks that work on pixels."""
+    optional_parts: ClassVar[frozenset[str]] = frozenset()
+    """Components that a checkpoint may lack."""
+
     def __init__(self, folder: Path, *, dtype: torch.dtype, device: torch.device | str) -> None:
+        self.folder = folder
         self.device = torch.device(device)
         self.dtype = dtype
+        self.extras: dict[str, Any] = {}
+        """Further networks that techniques loaded, by their source."""
         _make_deterministic()
-        options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True, "local_files_only": True}
-        unet = diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options)
-        vae = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae", **options)
-        del vae.decoder, vae.post_quant_conv
-        text_encoder: Any = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **options)
-        self.unet = unet.to(self.device).eval().requires_grad_(False)
-        self.vae = vae.to(self.device).eval().requires_grad_(False)
-        self.text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
-        self._scheduler = load_scheduler(folder)
-        self._at: dict[int, Any] = {}
+        self.schedule: Schedule = load_schedule(folder, checkpoint.config(folder, "scheduler"))
+        self.network: Any = self._load(self.network_class, self.network_part)
+        self.vae: Any = None
+        if self.vae_class is not None:
+            self.vae = self._load(self.vae_class, "vae")
+            del self.vae.decoder, self.vae.post_quant_conv
+            if dtype == torch.float16 and self.vae.config.get("force_upcast"):
+                self.vae.to(torch.float32)  # its activations overflow float16, SDXL's in particular
+        self.encoders: dict[str, Any] = {
+            name: self._load(kind, name)
+            for name, kind in self.text_encoders.items()
+            if (folder / name).is_dir()
+        }
+        self.tokens: dict[str, Any] = {
+            name: kind.from_pretrained(folder, subfolder=name, local_files_only=True)
+            for name, kind in self.tokenizers.items()
+            if (folder / name).is_dir()
+        }
 
-    @torch.inference_mode()
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts, padded or cut to the encoder's length, to embeddings [n, tokens, C]."""
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.text_encoder.config.max_position_embeddings,
-            truncation=True,
-            return_tensors="pt",
-        )
-        embeddings: Tensor = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
-        return embeddings
+    # What follows needs configs only, no weights.
+
+    @classmethod
+    def parts(cls) -> list[str]:
+        """The components that are loaded, and so fetched and fingerprinted."""
+        vae = [] if cls.vae_class is None else ["vae"]
+        return [cls.network_part, *vae, *cls.text_encoders, *cls.tokenizers, "scheduler"]
+
+    @classmethod
+    def weighted_parts(cls) -> list[str]:
+        """Those of them that have weights."""
+        return [part for part in cls.parts() if part not in cls.tokenizers and part != "scheduler"]
+
+    @classmethod
+    def latent_shape(cls, folder: Path, image_size: Sequence[int]) -> tuple[int, int, int]:
+        """(c, h, w) of the latents of images [H, W].
+
+        Raises:
+            ValueError: a side that cannot be reduced to whole latents. (A UNet itself takes any.)
+        """
+        vae = checkpoint.config(folder, "vae")
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        check_sides(image_size, factor * cls.patch(folder))
+        return vae["latent_channels"], image_size[0] // factor, image_size[1] // factor
+
+    @classmethod
+    def patch(cls, folder: Path) -> int:
+        """Latents a side of what the network takes as one token; 1 for UNets."""
+        return 1
+
+    @classmethod
+    @abstractmethod
+    def text_tokens(cls, folder: Path, windows: int = 1) -> int:
+        """Tokens that a prompt is padded to; CLIP's can be encoded in several windows.
+
+        Raises:
+            ValueError: several windows, in a family that has only one.
+        """
+
+    @classmethod
+    def windows(cls, folder: Path, prompt: str) -> int:
+        """Windows that a whole prompt needs; 1 in families without."""
+        return 1
+
+    @classmethod
+    @abstractmethod
+    def blank_text(cls, folder: Path, tokens: int) -> Text:
+        """What `encode_text` gives for one prompt, in shapes and dtypes only: zeros on torch's default device."""
+
+    # What follows computes.
+
+    @abstractmethod
+    def encode_text(self, prompts: Sequence[str], windows: int = 1) -> Text:
+        """Prompts, padded or cut to `text_tokens`, to what the network takes."""
+
+    @staticmethod
+    @abstractmethod
+    def inputs(network: nn.Module, latents: Tensor, timestep: float | Tensor, text: Text) -> dict[str, Any]:
+        """The network's keyword arguments for one call.
+
+        Args:
+            network: an instance of `network_class`, for its config.
+            latents: [B, c, h, w], as the schedule's `scale` gave them, in the network's dtype.
+            timestep: for all images, or [B].
+            text: of B prompts.
+        """
+
+    def estimate(self, output: Tensor, latents: Tensor) -> Tensor:
+        """The network's output as an estimate [B, c, h, w] of noise (or v, or flow) for `latents` of that shape."""
+        return output[:, : latents.shape[1]]  # some networks estimate a variance besides
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels uint8 [B, 3, H, W] to mean and standard deviation of the posterior, float32 [B, c, h, w]."""
-        images = (pixels.to(self.device, torch.float32) / 127.5 - 1).to(self.dtype)
-        posterior = self.vae.encode(images).latent_dist
+        images = to_unit_range(pixels.to(self.device))
+        posterior = self.vae.encode(images.to(self.vae.dtype)).latent_dist
         return posterior.mean.float(), posterior.std.float()
 
-    def sample_latents(self, mean: Tensor, std: Tensor, draw: Tensor) -> Tensor:
-        """A posterior sample from standard normal numbers, scaled as the network expects; float32 [B, c, h, w]."""
-        shift = self.vae.config.shift_factor or 0.0
-        return (mean + std * draw.to(mean.device) - shift) * self.vae.config.scaling_factor
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-        """x_t of x_0 [B, c, h, w] at a timestep, as the network takes it; computed in float32, returned in `dtype`."""
-        # Schedulers that scale their input remember where in the schedule they are, so each timestep has its own.
-        if timestep not in self._at:
-            self._at[timestep] = copy.deepcopy(self._scheduler)
-        return _noised(self._at[timestep], latents, noise.to(latents.device), timestep).to(self.dtype)
+    def scale_latents(self, sample: Tensor) -> Tensor:
+        """A sample of the posterior, shifted and scaled as the network expects; float32 [B, c, h, w]."""
+        shift = self.vae.config.get("shift_factor") or 0.0
+        return (sample - shift) * self.vae.config.scaling_factor
 
     @torch.inference_mode()
-    def predict(self, noisy: Tensor, timestep: int, text: Tensor) -> None:
-        """One pass of the network, made for what hooks record in it.
+    def predict(self, inputs: Mapping[str, Any]) -> Tensor:
+        """One pass of the network over what `inputs` gave."""
+        output: Tensor = self.network(**inputs, return_dict=False)[0]
+        return output
 
-        Args:
-            noisy: [B, c, h, w] from `add_noise`.
-            timestep: for all images.
-            text: [B, tokens, C].
-        """
-        self.unet(noisy, torch.tensor(timestep, device=self.device), encoder_hidden_states=text)
+    def drop_text_encoders(self) -> None:
+        """Free their memory: all prompts that will ever be needed are encoded."""
+        self.encoders.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _load(self, kind: Any, part: str) -> Any:
+        module = kind.from_pretrained(
+            self.folder, subfolder=part, torch_dtype=self.dtype, use_safetensors=True, local_files_only=True
+        )
+        return module.to(self.device).eval().requires_grad_(False)
 
 
-def _noised(scheduler: Any, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-    times = torch.full((len(latents),), timestep, dtype=torch.long, device=latents.device)
-    noisy: Tensor = scheduler.add_noise(latents, noise, times)
-    scaled: Tensor = scheduler.scale_model_input(noisy, times[0])
-    return scaled
+def check_sides(image_size: Sequence[int], factor: int) -> None:
+    """Raise ValueError unless both sides are multiples of `factor` pixels."""
+    if any(side % factor for side in image_size):
+        raise ValueError(
+            f"image_size {list(image_size)}: both sides must be multiples of {factor} for this backbone"
+        )
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """Pixels uint8 to float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def given(text: Text, name: str, network: nn.Module) -> Tensor:
+    """One of the text's tensors, or ValueError where a caller left it out."""
+    if name not in text:
+        raise ValueError(f"{type(network).__name__} needs {name} besides prompt_embeds, and got none")
+    return text[name]
+
+
+def per_image(timestep: float | Tensor, latents: Tensor) -> Tensor:
+    """A timestep for all images, or [B], as [B] on the latents' device."""
+    return torch.as_tensor(timestep, device=latents.device).expand(len(latents))
 
 
 def _make_deterministic() -> None:

@@ -1,16 +1,22 @@
-"""A shard to batches of decoded pixels, with a record for every sample, good or bad."""
+"""A shard to batches of decoded pixels, with a record for every sample, good or bad.
+
+What a sample lacks beside its image (a caption, a field of its json, a control image) does not make it bad: the batch
+says why each slot lacks it, and only the groups that need it fail.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.decode import decode
-from pipeline.features import Batch
+from pipeline.batch import Batch
+from pipeline.captions import Captions
+from pipeline.decode import Decoded, decode, decode_beside
+from pipeline.geometry import Box
 from pipeline.shards import BadSample, BadShard, Sample, Shard, read_shard
 from schemas.spec import ExtractSpec
 
@@ -44,8 +50,11 @@ class Record:
     reason: str | None = None
     detail: str = ""
     caption: str | None = None
+    """The one that prompts take."""
     height: int | None = None
     width: int | None = None
+    box: Box | None = None
+    """Where the picture lies in the image that the network sees: top, left, height, width in pixels."""
     sha256: str | None = None
     groups: dict[str, str | None] = field(default_factory=dict)
     """Reason of each feature group's failure, None where it is stored."""
@@ -89,63 +98,134 @@ def read_batches(
     undisturbed run would have.
 
     Raises:
-        OSError: the shard could not be read; nothing is known of its samples.
+        OSError: the shard or its captions could not be read; nothing is known of its samples.
+        CaptionsError: `input.captions` holds none for the shard.
     """
     size = spec.backbone.batch_size
+    shard = assignment.shard
+    captions = {} if spec.input.captions is None else Captions(spec.input.captions).of(shard.id)
     held: list[Sample] = []
     seen, complete, bad = 0, True, None
     try:
-        for sample in read_shard(assignment.shard, spec.input):
+        for sample in read_shard(shard, spec.input, spec.control_fields, spec.json_fields):
             if assignment.stop is not None and sample.index >= assignment.stop:
                 complete = False
                 break
             seen = sample.index + 1
             if held and sample.index // size != held[0].index // size:
-                yield _load(assignment.shard, held, spec, pool)
+                yield _load(shard, held, captions, spec, pool)
                 held = []
             if assignment.wants(sample.index):
                 held.append(sample)
     except BadShard as error:
         bad = error
     if held:
-        yield _load(assignment.shard, held, spec, pool)
+        yield _load(shard, held, captions, spec, pool)
     yield ShardEnd(seen, complete, bad)
 
 
-def _load(shard: Shard, samples: list[Sample], spec: ExtractSpec, pool: Executor) -> LoadedBatch:
+@dataclass
+class _Slot:
+    """A sample on its way into a batch."""
+
+    record: Record
+    texts: dict[str, str | BadSample]
+    decoded: Decoded | None = None
+    """None when the sample is bad."""
+    fields: dict[str, np.ndarray | BadSample] = field(default_factory=dict)
+
+
+def _load(
+    shard: Shard, samples: list[Sample], captions: Mapping[str, str], spec: ExtractSpec, pool: Executor
+) -> LoadedBatch:
     size = spec.backbone.batch_size
-    height, width = spec.image_size
+    shape = (size, 3, *spec.image_size)
+    names = ["caption", *(f"json:{name}" for name in spec.json_fields)]
+    controls = spec.control_fields
     batch = Batch(
         ids=[None] * size,
-        pixels=np.zeros((size, 3, height, width), np.uint8),
-        captions=[None] * size,
-        caption_reasons=[None] * size,
+        pixels=np.zeros(shape, np.uint8),
+        boxes=np.zeros((size, 4), np.int32),
+        texts={name: [None] * size for name in names},
+        text_reasons={name: [None] * size for name in names},
+        fields={name: np.zeros(shape, np.uint8) for name in controls},
+        field_reasons={name: [None] * size for name in controls},
     )
     records: list[Record | None] = [None] * size
-    for sample, (record, pixels) in zip(
-        samples, pool.map(lambda one: _decode(one, spec), samples), strict=True
-    ):
-        slot = sample.index % size
-        records[slot] = record
-        if pixels is not None:
-            batch.ids[slot] = (shard.id, sample.key)
-            batch.pixels[slot] = pixels
-            batch.captions[slot] = sample.caption
-            batch.caption_reasons[slot] = sample.caption_reason
+    prepared = pool.map(lambda sample: _prepare(sample, captions, spec), samples)
+    for sample, slot in zip(samples, prepared, strict=True):
+        place = sample.index % size
+        records[place] = slot.record
+        if slot.decoded is not None:
+            batch.ids[place] = (shard.id, sample.key)
+            _fill(batch, place, slot, slot.decoded)
     return LoadedBatch(batch, records)
 
 
-def _decode(sample: Sample, spec: ExtractSpec) -> tuple[Record, np.ndarray | None]:
-    detail = sample.detail or sample.caption_reason or ""
-    record = Record(sample.index, sample.key, sample.reason, detail, sample.caption)
-    if sample.image is not None:
-        record.sha256 = hashlib.sha256(sample.image).hexdigest()
-    if sample.reason is not None or sample.image is None:
-        return record, None
+def _fill(batch: Batch, place: int, slot: _Slot, decoded: Decoded) -> None:
+    batch.pixels[place] = decoded.pixels
+    batch.boxes[place] = decoded.box
+    for name, text in slot.texts.items():
+        if isinstance(text, BadSample):
+            batch.text_reasons[name][place] = text.reason
+        else:
+            batch.texts[name][place] = text
+    for name, image in slot.fields.items():
+        if isinstance(image, BadSample):
+            batch.field_reasons[name][place] = image.reason
+        else:
+            batch.fields[name][place] = image
+
+
+def _prepare(sample: Sample, captions: Mapping[str, str], spec: ExtractSpec) -> _Slot:
+    caption = _caption(sample, captions, spec)
+    texts = sample.texts if caption is None else {**sample.texts, "caption": caption}
+    used = caption if isinstance(caption, str) else None
+    record = Record(sample.index, sample.key, sample.reason, sample.detail, used)
+    slot = _Slot(record, texts)
+    if sample.image is None:
+        return slot
+    record.sha256 = hashlib.sha256(sample.image).hexdigest()
+    height, width = spec.image_size
     try:
-        decoded = decode(sample.image, (spec.image_size[0], spec.image_size[1]), spec.input.max_pixels)
+        decoded = decode(sample.image, (height, width), spec.input.max_pixels, spec.fit)
     except BadSample as error:
         record.reason, record.detail = error.reason, error.detail
-        return record, None
-    record.height, record.width = decoded.height, decoded.width
-    return record, decoded.pixels
+        return slot
+    record.height, record.width, record.box = decoded.height, decoded.width, decoded.box
+    slot.decoded = decoded
+    slot.fields = {name: _control(name, data, decoded, spec) for name, data in sample.fields.items()}
+    record.detail = _lacking(slot, spec)
+    return slot
+
+
+def _caption(sample: Sample, captions: Mapping[str, str], spec: ExtractSpec) -> str | BadSample | None:
+    """The sample's own caption, else the one that the caption job made; None where neither is asked for."""
+    own = sample.texts.get("caption")
+    if isinstance(own, str) or spec.input.captions is None:
+        return own
+    absent = f"{spec.input.captions} has no caption of {sample.key!r}"
+    problem = BadSample(own.reason, f"{own.detail}; {absent}") if own else BadSample("no-caption", absent)
+    return captions.get(sample.key, problem)
+
+
+def _control(
+    name: str, data: bytes | BadSample, picture: Decoded, spec: ExtractSpec
+) -> np.ndarray | BadSample:
+    if isinstance(data, BadSample):
+        return data
+    height, width = spec.image_size
+    original = (picture.height, picture.width)
+    try:
+        return decode_beside(data, original, (height, width), spec.input.max_pixels, spec.fit)
+    except BadSample as error:
+        if error.reason == "field-aspect":
+            return BadSample(error.reason, f"{name} {error.detail}")
+        return BadSample("undecodable-field", f"{name}: {error}")
+
+
+def _lacking(slot: _Slot, spec: ExtractSpec) -> str:
+    """What groups need and the sample lacks, for people."""
+    needed = {name for group in spec.groups for name in group.placeholders}
+    parts = [*(text for name, text in slot.texts.items() if name in needed), *slot.fields.values()]
+    return "; ".join(dict.fromkeys(part.detail for part in parts if isinstance(part, BadSample)))

@@ -1,4 +1,4 @@
-"""Encoded image -> pixels: uint8 [3, H, W], RGB, stretched to one size with PIL's bicubic filter, no crop.
+"""Encoded image -> pixels: uint8 [3, H, W], RGB, brought to one size with PIL's bicubic filter (`pipeline.geometry`).
 
 What is well defined is converted: CMYK, palette and grey to RGB, 16 bits a channel to the upper 8 (PIL's own
 conversion of 16-bit grey clips instead), transparency laid over white, EXIF rotation applied. Of a JPEG that
@@ -10,6 +10,11 @@ not honoured in 16-bit RGB. The rest has a reason:
     truncated-image       the file ends too early
     animated-image        more than one frame
     decompression-bomb    declares more than `max_pixels`; known from the header, before anything is decoded
+
+A control image that lies beside a picture goes the same way and ends up pixel by pixel under it, whatever its own
+resolution; it has one reason more:
+
+    field-aspect          other proportions than the picture's, so it shows another frame, or lies on its side
 
 Thread-safe: nothing global is changed, and no decoder but these three can be reached.
 """
@@ -26,6 +31,12 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.bad import BadSample
+from pipeline.geometry import Box, Fit, Placement, Size, placement, same_frame
+
+GREY = 127
+"""Of padding around pictures: what the network takes pixels as, `x / 127.5 - 1`, is -0.004 there."""
+BLACK = 0
+"""Of padding around control images: nothing to follow, to most ControlNets."""
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -48,10 +59,28 @@ class Decoded:
     height: int
     """Of the original in pixels, after EXIF rotation."""
     width: int
+    box: Box
+    """Where the picture lies in [H, W]: top, left, height, width."""
 
 
-def decode(data: bytes, size: tuple[int, int], max_pixels: int) -> Decoded:
-    """Decode and stretch to `size` = (H, W).
+def decode(data: bytes, size: Size, max_pixels: int, fit: Fit = "stretch") -> Decoded:
+    """Decode and bring to `size` = (H, W); raises as `picture`."""
+    return fitted(picture(data, max_pixels), size, fit)
+
+
+def decode_beside(
+    data: bytes, original: Size, size: Size, max_pixels: int, fit: Fit = "stretch"
+) -> np.ndarray:
+    """A control image uint8 [3, H, W] for a picture that was `original` = (height, width) pixels large.
+
+    Raises:
+        BadSample: as `picture`, and field-aspect.
+    """
+    return fitted_beside(picture(data, max_pixels), original, size, fit)
+
+
+def picture(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode to an upright RGB picture of its own size.
 
     Raises:
         BadSample: with one of the reasons above.
@@ -65,8 +94,7 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int) -> Decoded:
     if not data:
         raise BadSample("empty-image", "the image has no bytes")
     try:
-        image = _upright(_load(data, max_pixels))
-        rgb = _to_rgb(image)
+        return _to_rgb(_upright(_load(data, max_pixels)))
     except (BadSample, MemoryError):
         raise
     except Image.DecompressionBombError as error:  # PIL's own limit, which WebP's decoder enforces
@@ -74,14 +102,49 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int) -> Decoded:
     except Exception as error:  # hostile bytes make PIL raise almost anything
         reason = "truncated-image" if _is_cut(data, error) else "undecodable-image"
         raise BadSample(reason, f"{len(data)} bytes: {error or type(error).__name__}") from error
-    return Decoded(stretch(rgb, size), image.height, image.width)
 
 
-def stretch(rgb: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """An RGB picture as uint8 [3, H, W] of `size` = (H, W)."""
-    height, width = size
-    stretched = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
-    return np.ascontiguousarray(stretched.transpose(2, 0, 1))
+def fitted(rgb: Image.Image, size: Size, fit: Fit = "stretch") -> Decoded:
+    """An RGB picture, brought to `size` = (H, W)."""
+    place = placement((rgb.height, rgb.width), size, fit)
+    return Decoded(_drawn(rgb, place, size, GREY), rgb.height, rgb.width, place.box)
+
+
+def fitted_beside(rgb: Image.Image, original: Size, size: Size, fit: Fit = "stretch") -> np.ndarray:
+    """An RGB control image for a picture that was `original` = (height, width) pixels large: uint8 [3, H, W].
+
+    It is taken to show the picture's frame, so that the same part of it is kept and comes to lie in the same box.
+
+    Raises:
+        BadSample: field-aspect.
+    """
+    if not same_frame((rgb.height, rgb.width), original):
+        raise BadSample(
+            "field-aspect",
+            f"has {rgb.height} x {rgb.width} pixels (height x width), its picture {original[0]} x {original[1]}; a"
+            " control image must have its picture's proportions",
+        )
+    place = placement(original, size, fit)
+    vertical, horizontal = rgb.height / original[0], rgb.width / original[1]
+    top, left, bottom, right = place.kept
+    kept = (
+        top * vertical,
+        left * horizontal,
+        min(bottom * vertical, rgb.height),
+        min(right * horizontal, rgb.width),
+    )
+    return _drawn(rgb, Placement(kept, place.box), size, BLACK)
+
+
+def _drawn(rgb: Image.Image, place: Placement, size: Size, padding: int) -> np.ndarray:
+    """What is kept of a picture, at its place in an image uint8 [3, H, W]."""
+    top, left, height, width = place.box
+    first_row, first_column, last_row, last_column = place.kept
+    kept = (first_column, first_row, last_column, last_row)  # PIL's order
+    part = rgb.resize((width, height), Image.Resampling.BICUBIC, box=kept)
+    image = np.full((3, *size), padding, np.uint8)
+    image[:, top : top + height, left : left + width] = np.asarray(part).transpose(2, 0, 1)
+    return image
 
 
 def _load(data: bytes, max_pixels: int) -> Image.Image:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline import checkpoint
 from pipeline import device as devices
-from pipeline.backbone import resolve_timestep
-from pipeline.decode import decode, stretch
-from pipeline.features import Batch, Features, make_engine
-from pipeline.identity import check_backbone
+from pipeline import sources
+from pipeline.batch import Batch
+from pipeline.decode import Decoded, decode, fitted
+from pipeline.features import Features, make_engine
+from pipeline.identity import check_weights
 from pipeline.plan import layouts
 from pipeline.store import read_manifest
 from schemas.receipts import ArrayLayout
@@ -36,12 +36,7 @@ class FeatureExtractor:
     """
 
     def __init__(self, spec: ExtractSpec) -> None:
-        folder = checkpoint.locate(spec.backbone)
-        self._set_up(
-            spec,
-            layouts(spec, folder),
-            {group.name: resolve_timestep(folder, group.t, group.timestep) for group in spec.groups},
-        )
+        self._set_up(spec, layouts(spec, sources.locate(spec.backbone)))
 
     @classmethod
     def from_store(
@@ -63,9 +58,9 @@ class FeatureExtractor:
             spec = spec.model_copy(update={"backbone": spec.backbone.model_copy(update={"source": source})})
         if device is not None:
             spec = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"device": device})})
-        check_backbone(spec, manifest)
+        check_weights(spec, manifest)
         extractor = cls.__new__(cls)
-        extractor._set_up(spec, manifest.arrays, manifest.timesteps)
+        extractor._set_up(spec, manifest.arrays)
         return extractor
 
     def __call__(
@@ -74,88 +69,119 @@ class FeatureExtractor:
         *,
         ids: Sequence[tuple[str, str]] | None = None,
         captions: Sequence[str] | None = None,
+        json: Mapping[str, Sequence[str]] | None = None,
+        fields: Mapping[str, Sequence[ImageLike]] | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Features of some images.
 
         Args:
-            images: encoded bytes, PIL images in RGB or grey, or RGB arrays uint8 [H, W, 3]; stretched to the spec's
+            images: encoded bytes, PIL images in RGB or grey, or RGB arrays uint8 [H, W, 3]; fitted to the spec's
                 size. Only for bytes is every kind of picture converted as in a job.
             ids: (shard id, key) of each, which noise depends on; default: from the image's content.
             captions: of each, for prompts with `{caption}`.
+            json: by field, the text of each, for prompts with `{json:FIELD}`.
+            fields: by tar extension, the control image of each, for ControlNets that take one.
 
         Returns:
             {"group/tap": [len(images), C, h, w]} in the stored dtype.
 
         Raises:
             BadSample: an image that cannot be decoded.
-            ValueError: an image that is none of these, captions that are needed and missing, another number of ids
-                or captions than images, or values that do not fit the stored dtype.
+            ValueError: an image that is none of these, something that a group needs and that is missing, another
+                number of anything than of images, or values that do not fit the stored dtype.
         """
-        for name, given in (("ids", ids), ("captions", captions)):
-            if given is not None and len(given) != len(images):
-                raise ValueError(f"{len(images)} images, but {len(given)} {name}; give one for each image")
-        pixels = [self._pixels(image) for image in images]
-        names = (
-            [("", hashlib.sha256(one.tobytes()).hexdigest()) for one in pixels] if ids is None else list(ids)
-        )
-        texts: list[str | None] = [None] * len(pixels) if captions is None else list(captions)
+        texts = {f"json:{name}": list(values) for name, values in (json or {}).items()}
+        if captions is not None:
+            texts["caption"] = list(captions)
+        self._check_given(len(images), ids, texts, fields or {})
+        whole = self._batch(images, ids, texts, fields or {})
         outputs = {
-            f"{array.group}/{array.tap}": np.empty((len(pixels), *array.shape), array.dtype)
+            f"{array.group}/{array.tap}": np.empty((len(images), *array.shape), array.dtype)
             for array in self._arrays
         }
-        for place in range(0, len(pixels), self._batch_size):
-            part = slice(place, place + self._batch_size)
-            features = self._run(pixels[part], names[part], texts[part])
-            self._check(features, place, len(pixels[part]))
+        size = self.spec.backbone.batch_size
+        for place in range(0, len(images), size):
+            part = slice(place, min(place + size, len(images)))
+            features = self._engine.run(whole.pick(range(part.start, part.stop)).padded(size))
+            count = part.stop - part.start
+            self._check(features, place, count)
             for (group, tap), values in features.maps.items():
-                outputs[f"{group}/{tap}"][part] = values[: len(pixels[part])]
+                outputs[f"{group}/{tap}"][part] = values[:count]
         return outputs
 
-    def _set_up(self, spec: ExtractSpec, arrays: Sequence[ArrayLayout], timesteps: dict[str, int]) -> None:
+    def _set_up(self, spec: ExtractSpec, arrays: Sequence[ArrayLayout]) -> None:
         self.spec = spec
         self._arrays = list(arrays)
-        self._batch_size = spec.backbone.batch_size
-        self._engine = make_engine(spec, arrays, timesteps, devices.choose(spec.cluster.device))
+        self._engine = make_engine(spec, arrays, devices.choose(spec.cluster.device))
 
-    def _pixels(self, image: ImageLike) -> NDArray[np.uint8]:
+    def _decode(self, image: ImageLike) -> Decoded:
         size = (self.spec.image_size[0], self.spec.image_size[1])
         if isinstance(image, bytes):
-            return decode(image, size, self.spec.input.max_pixels).pixels
+            return decode(image, size, self.spec.input.max_pixels, self.spec.fit)
         if isinstance(image, Image.Image):
             if image.mode not in ("RGB", "L"):
                 raise ValueError(
                     f"a PIL image of mode {image.mode}; give the file's bytes, or convert it to RGB"
                 )
-            return stretch(ImageOps.exif_transpose(image).convert("RGB"), size)
+            return fitted(ImageOps.exif_transpose(image).convert("RGB"), size, self.spec.fit)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an array {image.dtype} {list(image.shape)}; images are uint8 [H, W, 3]")
-        return stretch(Image.fromarray(image), size)
+        return fitted(Image.fromarray(image), size, self.spec.fit)
 
-    def _run(
+    def _batch(
         self,
-        pixels: Sequence[NDArray[np.uint8]],
-        ids: Sequence[tuple[str, str]],
-        captions: Sequence[str | None],
-    ) -> Features:
-        count, size = len(pixels), self._batch_size
-        padded = np.zeros((size, 3, *self.spec.image_size), np.uint8)
-        padded[:count] = np.stack(pixels)
-        padding: list[None] = [None] * (size - count)
-        batch = Batch(
-            ids=[*ids, *padding],
-            pixels=padded,
-            captions=[*captions, *padding],
-            caption_reasons=[None] * size,
+        images: Sequence[ImageLike],
+        ids: Sequence[tuple[str, str]] | None,
+        texts: dict[str, list[str | None]],
+        fields: Mapping[str, Sequence[ImageLike]],
+    ) -> Batch:
+        """All images as one batch."""
+        height, width = self.spec.image_size
+        decoded = [self._decode(image) for image in images]
+        names = [("", hashlib.sha256(one.pixels.tobytes()).hexdigest()) for one in decoded]
+
+        def pixels(pictures: Sequence[Decoded]) -> NDArray[np.uint8]:
+            return np.array([one.pixels for one in pictures], np.uint8).reshape(-1, 3, height, width)
+
+        nothing: list[str | None] = [None] * len(images)
+        return Batch(
+            ids=list(names if ids is None else ids),
+            pixels=pixels(decoded),
+            boxes=np.array([one.box for one in decoded], np.int32).reshape(-1, 4),
+            texts=texts,
+            fields={name: pixels([self._decode(one) for one in values]) for name, values in fields.items()},
+            field_reasons={name: nothing for name in fields},
         )
-        return self._engine.run(batch)
+
+    def _check_given(
+        self, count: int, ids: Sequence[Any] | None, texts: Mapping[str, Any], fields: Mapping[str, Any]
+    ) -> None:
+        for group in self.spec.groups:
+            for name in group.placeholders:
+                if name not in texts:
+                    raise ValueError(
+                        f"the prompt of group {group.name!r} has {{{name}}}; give `{_argument(name)}`, a text for each"
+                        " image"
+                    )
+        for name in self.spec.control_fields:
+            if name not in fields:
+                raise ValueError(
+                    f"a ControlNet takes {name!r}; give `fields[{name!r}]`, an image for each image"
+                )
+        given = {_argument(name): values for name, values in texts.items()}
+        given |= {f"fields[{name!r}]": values for name, values in fields.items()}
+        for name, values in (given if ids is None else given | {"ids": ids}).items():
+            if len(values) != count:
+                raise ValueError(f"{count} images, but {len(values)} {name}; give one for each image")
 
     @staticmethod
     def _check(features: Features, first: int, count: int) -> None:
         for group, reasons in features.reasons.items():
             for place, reason in enumerate(reasons[:count], first):
-                if reason == "no-caption":
-                    raise ValueError(
-                        f"image {place}: the prompt of group {group!r} needs a caption; give `captions`"
-                    )
                 if reason is not None:
                     raise ValueError(f"image {place}: group {group!r} failed: {reason}")
+
+
+def _argument(placeholder: str) -> str:
+    """What a caller fills a prompt's placeholder with."""
+    return "captions" if placeholder == "caption" else f"json[{placeholder.removeprefix('json:')!r}]"

@@ -1,43 +1,36 @@
-"""One batch of samples to the features of every group: the whole method, tensors in and arrays out.
+"""One batch of samples to the features of every group: the whole method, pixels in and arrays out.
 
-Whatever groups have in common is computed once: each intermediate result is kept under a key that names all inputs
-that affect it, and groups that differ only in their taps share one pass of the network.
+The engine loads what the groups' techniques need once, orders the groups so that weights are switched least, and packs
+what the passes (`pipeline.passes`) record. Large pictures go through it tile by tile.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import checkpoint, noise
-from pipeline.backbone import Backbone
-from pipeline.taps import Recorder
+from pipeline import attn, families, noise, sources, techniques
+from pipeline.backbone import Backbone, Text
+from pipeline.batch import Batch
+from pipeline.geometry import cells
+from pipeline.passes import Maps, Passes, Recipe
+from pipeline.techniques.base import Technique
+from pipeline.techniques.starts import start_of
+from pipeline.tiles import Blend, alignment, places
+from schemas import taps as tap_names
 from schemas.receipts import ArrayLayout
 from schemas.spec import ExtractSpec, Group
 
-T = TypeVar("T")
 GroupTap = tuple[str, str]
 _TORCH = {"float16": torch.float16, "float32": torch.float32}
-
-
-@dataclass
-class Batch:
-    """Samples in their slots; a bad or missing sample leaves a slot of padding."""
-
-    ids: list[tuple[str, str] | None]
-    """(shard id, key) of each slot; None for padding."""
-    pixels: NDArray[np.uint8]
-    """[B, 3, H, W]; zeros in padding."""
-    captions: list[str | None]
-    caption_reasons: list[str | None]
-    """Why a slot has no caption, where that is known."""
 
 
 @dataclass
@@ -47,156 +40,252 @@ class Features:
     maps: dict[GroupTap, NDArray[np.generic]]
     """[B, C, h, w] in the stored dtype."""
     pooled: dict[GroupTap, NDArray[np.float32]]
-    """Mean over h and w before the cast, [B, C]."""
+    """Mean over the cells of the picture before the cast, [B, C]."""
     reasons: dict[str, list[str | None]]
     """Per group and slot: why the group failed there, or None."""
 
 
-def make_engine(
-    spec: ExtractSpec, arrays: Sequence[ArrayLayout], timesteps: dict[str, int], device: str
-) -> Engine:
+def make_engine(spec: ExtractSpec, arrays: Sequence[ArrayLayout], device: str) -> Engine:
     """Load a spec's backbone onto a device and set the threads that a CPU uses, since values depend on them."""
     if device == "cpu":
         torch.set_num_threads(spec.cluster.cpus_per_actor)
-    folder = checkpoint.locate(spec.backbone)
-    backbone = Backbone(folder, dtype=getattr(torch, spec.backbone.dtype), device=device)
-    return Engine(backbone, spec.groups, arrays, timesteps, spec.seed)
+    folder = sources.locate(spec.backbone)
+    backbone = families.load(folder, dtype=getattr(torch, spec.backbone.dtype), device=device)
+    return Engine(backbone, spec, arrays)
 
 
 class Engine:
-    """Computes feature groups with a loaded backbone.
+    """Computes feature groups with a loaded backbone, which it owns from then on.
 
     Args:
         backbone: on its device.
-        groups: with their resolved timesteps in `timesteps`.
-        arrays: the taps that each group stores, with dtypes.
-        seed: of the spec.
+        spec: of the job.
+        arrays: the taps that each group stores, with shapes and dtypes.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        groups: Sequence[Group],
-        arrays: Sequence[ArrayLayout],
-        timesteps: dict[str, int],
-        seed: int,
-    ) -> None:
+    def __init__(self, backbone: Backbone, spec: ExtractSpec, arrays: Sequence[ArrayLayout]) -> None:
         self.backbone = backbone
-        self.groups = list(groups)
         self.arrays = list(arrays)
-        self.timesteps = timesteps
-        self.seed = seed
         self.calls: Counter[str] = Counter()
-        """Network passes, image and text encodings made so far."""
-        self._fixed_texts = _Results(self.calls)
+        """Network passes, image and text encodings, weight switches and more, so far."""
+        self._spec = spec
+        self._loaded: dict[str, Technique[Any]] = {}
+        self._attached: list[Technique[Any]] = []
+        self.recipes = [self._recipe(group) for group in spec.expanded_groups]
+        self._texts = self._fixed_texts()
+        if not any(recipe.group.varies for recipe in self.recipes):
+            backbone.drop_text_encoders()
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Features:
         """Features of all groups for one batch of the planned size."""
         with torch.autocast(self.backbone.device.type, enabled=False):  # whatever the caller has set
-            return self._run(batch)
+            features = Features({}, {}, {})
+            whole = {} if self._spec.tiles is None else self._tiled(batch)
+            for recipe, activations in self._maps_of(batch) if not whole else whole.items():
+                self._pack(recipe, activations, batch, features)
+            return features
 
-    def _run(self, batch: Batch) -> Features:
-        results = _Results(self.calls)
-        features = Features({}, {}, {})
-        for group in self.groups:
-            features.reasons[group.name] = self._caption_reasons(group, batch)
-            activations = self._activations(group, batch, results)
-            for array in (array for array in self.arrays if array.group == group.name):
-                stored, pooled, reasons = pack(activations[array.tap], array.dtype)
-                features.maps[array.group, array.tap] = stored
-                features.pooled[array.group, array.tap] = pooled
-                merged = zip(features.reasons[group.name], reasons, strict=True)
-                features.reasons[group.name] = [first or second for first, second in merged]
-        return features
+    def _maps_of(self, batch: Batch, place: tuple[int, int] | None = None) -> Iterator[tuple[Recipe, Maps]]:
+        """Each group's activations, one group at a time, by order of weights."""
+        passes = Passes(self.backbone, batch, self._draws(batch, place), self._texts, self.calls)
+        for recipe in self._in_order():
+            self._attach(recipe)
+            raw = passes.activations(recipe, self._recorded(recipe))
+            yield recipe, {array.tap: self._tap(array, recipe, raw, batch) for array in self._of(recipe)}
 
-    def _activations(self, group: Group, batch: Batch, results: _Results) -> dict[str, Tensor]:
-        """The pass that serves a group, and every other group that feeds the network the same."""
-
-        def same_pass(other: Group) -> bool:
-            return self._pass_key(other) == self._pass_key(group)
-
-        served = {other.name for other in self.groups if same_pass(other)}
-        taps = list(dict.fromkeys(array.tap for array in self.arrays if array.group in served))
-
-        def compute() -> dict[str, Tensor]:
-            noisy = self._noisy(group, batch, results)
-            text = self._text(group, batch, results)
-            recorder = Recorder(self.backbone.unet, taps)
-            return recorder.run(lambda: self.backbone.predict(noisy, self.timesteps[group.name], text))
-
-        return results.get("network", self._pass_key(group), compute)
-
-    def _pass_key(self, group: Group) -> tuple[object, ...]:
-        return (group.seed, self.timesteps[group.name], group.prompt)
-
-    def _noisy(self, group: Group, batch: Batch, results: _Results) -> Tensor:
-        timestep = self.timesteps[group.name]
-        pixels = torch.from_numpy(batch.pixels)
-        mean, std = results.get("image", (), lambda: self.backbone.encode_images(pixels))
-
-        def draw(purpose: noise.Purpose) -> Tensor:
-            return self._draw(tuple(mean.shape[1:]), group.seed, purpose, batch)
-
-        latents = results.get(
-            "latents", (group.seed,), lambda: self.backbone.sample_latents(mean, std, draw("posterior"))
-        )
-        return results.get(
-            "noisy",
-            (group.seed, timestep),
-            lambda: self.backbone.add_noise(latents, draw("noise"), timestep),
+    def _recipe(self, group: Group) -> Recipe:
+        backbone, start = self.backbone, start_of(group)
+        return Recipe(
+            group=group,
+            start=start,
+            timestep=start.timestep(backbone.schedule),
+            windows=windows(group, type(backbone), backbone.folder),
+            steering=tuple(self._load(spec) for spec in group.techniques if techniques.steers(spec)),
         )
 
-    def _draw(self, shape: tuple[int, ...], group_seed: int, purpose: noise.Purpose, batch: Batch) -> Tensor:
-        """Numbers of each slot's own sample [B, *shape]; zeros in padding."""
-        drawn = np.zeros((len(batch.ids), *shape), np.float32)
-        for slot, sample in enumerate(batch.ids):
-            if sample is not None:
-                shard, key = sample
-                drawn[slot] = noise.normal(
-                    shape, seed=self.seed, group_seed=group_seed, purpose=purpose, shard=shard, key=key
-                )
-        return torch.from_numpy(drawn)
+    def _load(self, spec: Any) -> Technique[Any]:
+        """A technique, loaded once for all groups that name the same."""
+        key = spec.model_dump_json()
+        if key not in self._loaded:
+            self._loaded[key] = techniques.load(spec, self.backbone)
+        return self._loaded[key]
 
-    def _text(self, group: Group, batch: Batch, results: _Results) -> Tensor:
-        """Embeddings of each slot's prompt [B, tokens, C]; a fixed prompt's are kept from batch to batch."""
-        if group.uses_caption:
-            prompts = [group.prompt.replace("{caption}", caption or "") for caption in batch.captions]
-            return results.get("text", (group.prompt,), lambda: self.backbone.encode_text(prompts))
-        fixed = self._fixed_texts.get(
-            "text", (group.prompt,), lambda: self.backbone.encode_text([group.prompt])
+    def _fixed_texts(self) -> dict[tuple[object, ...], Text]:
+        """Encodings of every prompt that does not depend on the sample, under the weights it is used with."""
+        texts: dict[tuple[object, ...], Text] = {}
+        for recipe in self._in_order():
+            self._attach(recipe)
+            for place, prompt in enumerate(recipe.prompts):
+                key = (prompt, recipe.windows, recipe.weights)
+                if key not in texts and not (place == 0 and recipe.group.varies):
+                    self.calls["text"] += 1
+                    texts[key] = self.backbone.encode_text([prompt], recipe.windows)
+        return texts
+
+    def _in_order(self) -> list[Recipe]:
+        """Groups with the same weights one behind the other, those whose weights are attached now first."""
+        now = tuple(one.spec.model_dump_json() for one in self._attached)
+        found = list(dict.fromkeys(recipe.weights for recipe in self.recipes))
+        found.sort(key=lambda weights: weights != now)  # stable: otherwise as in the spec
+        return sorted(self.recipes, key=lambda recipe: found.index(recipe.weights))
+
+    def _attach(self, recipe: Recipe) -> None:
+        wanted = [one for one in recipe.steering if one.changes_weights]
+        if [one.spec for one in wanted] == [one.spec for one in self._attached]:
+            return
+        self.calls["switch"] += 1
+        for technique in reversed(self._attached):
+            technique.detach()
+        for technique in wanted:
+            technique.attach()
+        self._attached = wanted
+
+    def _of(self, recipe: Recipe) -> list[ArrayLayout]:
+        return [array for array in self.arrays if array.group == recipe.group.name]
+
+    def _recorded(self, recipe: Recipe) -> list[str]:
+        """The sites to record in a group's pass, for it and for all groups that share it."""
+        sharing = [other for other in self.recipes if other.key == recipe.key]
+        sites = []
+        for other in sharing:
+            for array in self._of(other):
+                sites += self._sources(other.group) if array.tap == "attn" else [array.tap]
+        return list(dict.fromkeys(sites))
+
+    def _sources(self, group: Group) -> list[str]:
+        return attn_sources(group, self.backbone.network.config)
+
+    def _tap(self, array: ArrayLayout, recipe: Recipe, raw: Maps, batch: Batch) -> Tensor:
+        if array.tap != "attn":
+            return raw[array.tap]
+        maps = {site: raw[site] for site in self._sources(recipe.group)}
+        _, height, width = self.backbone.latent_shape(self.backbone.folder, batch.size)
+        tokens = recipe.group.asked("attn").tokens
+        return attn.aggregate(maps, (height, width), slice(None) if tokens is None else tokens)
+
+    def _tiled(self, batch: Batch) -> dict[Recipe, Maps]:
+        """Maps of whole pictures, laid together from those of their tiles."""
+        tiling = tiling_of(
+            self._spec, self.arrays, self.backbone.latent_shape(self.backbone.folder, batch.size)
         )
-        return fixed.expand(len(batch.ids), -1, -1)
+        blends: dict[tuple[Recipe, str], Blend] = {}
+        for place in places(*tiling):
+            for recipe, activations in self._maps_of(batch.crop(*place, tiling.tile), place):
+                for tap, value in activations.items():
+                    blends.setdefault((recipe, tap), Blend(*tiling)).add(value, place)
+        whole: dict[Recipe, Maps] = {}
+        for (recipe, tap), blend in blends.items():
+            whole.setdefault(recipe, {})[tap] = blend.whole()
+        return whole
 
-    @staticmethod
-    def _caption_reasons(group: Group, batch: Batch) -> list[str | None]:
-        if not group.uses_caption:
-            return [None] * len(batch.ids)
-        return [
-            None if caption is not None or sample is None else reason or "no-caption"
-            for sample, caption, reason in zip(batch.ids, batch.captions, batch.caption_reasons, strict=True)
-        ]
+    def _draws(self, batch: Batch, place: tuple[int, int] | None) -> Any:
+        """Numbers of each slot's own sample, [B, c, h, w] for its whole picture or a tile at `place`; zeros in
+        padding."""
+        size = batch.size if place is None else (self._spec.image_size[0], self._spec.image_size[1])
+        shape = self.backbone.latent_shape(self.backbone.folder, size)
+        _, height, width = self.backbone.latent_shape(self.backbone.folder, batch.size)
+        top, left = (0, 0) if place is None else (side * shape[1] // size[0] for side in place)
+
+        def draw(group_seed: int, purpose: noise.Purpose) -> Tensor:
+            drawn = np.zeros((len(batch.ids), shape[0], height, width), np.float32)
+            for slot, sample in enumerate(batch.ids):
+                if sample is not None:
+                    numbers = noise.normal(
+                        shape,
+                        seed=self._spec.seed,
+                        group_seed=group_seed,
+                        purpose=purpose,
+                        shard=sample[0],
+                        key=sample[1],
+                    )
+                    drawn[slot] = numbers[:, top : top + height, left : left + width]
+            return torch.from_numpy(drawn)
+
+        return draw
+
+    def _pack(self, recipe: Recipe, activations: Maps, batch: Batch, features: Features) -> None:
+        group = recipe.group
+        reasons = missing(group, batch)
+        for array in self._of(recipe):
+            activation = activations[array.tap]
+            inside = None
+            if self._spec.fit == "pad" and tap_names.kind(array.tap) == "map":
+                grid = (activation.shape[2], activation.shape[3])
+                masks = np.stack([cells(box, batch.size, grid) for box in batch.boxes])
+                inside = torch.from_numpy(masks[..., ::-1].copy() if group.flip else masks)
+            stored, pooled, failed = pack(activation, array.dtype, inside)
+            features.maps[group.name, array.tap] = stored
+            features.pooled[group.name, array.tap] = pooled
+            reasons = [first or second for first, second in zip(reasons, failed, strict=True)]
+        features.reasons[group.name] = reasons
 
 
-class _Results:
-    """Intermediate results, each computed once for all groups that need it, by kind and all inputs that affect it."""
+class Tiling(NamedTuple):
+    """How large pictures are cut, as `pipeline.tiles` takes it."""
 
-    def __init__(self, calls: Counter[str]) -> None:
-        self._kept: dict[tuple[str, tuple[object, ...]], object] = {}
-        self._calls = calls
-
-    def get(self, kind: str, inputs: tuple[object, ...], compute: Callable[[], T]) -> T:
-        if (kind, inputs) not in self._kept:
-            self._calls[kind] += 1
-            self._kept[kind, inputs] = compute()
-        return self._kept[kind, inputs]  # type: ignore[return-value]
+    image: tuple[int, int]
+    tile: tuple[int, int]
+    overlap: int
+    step: int
 
 
-def pack(activation: Tensor, dtype: str) -> tuple[NDArray[np.generic], NDArray[np.float32], list[str | None]]:
+def tiling_of(spec: ExtractSpec, arrays: Sequence[ArrayLayout], latents: tuple[int, int, int]) -> Tiling:
+    """A spec's tiles, in whole cells of every map and of the latents [c, h, w].
+
+    Raises:
+        ValueError: sizes that cannot be cut so.
+    """
+    assert spec.tiles is not None
+    image, tile = (spec.image_size[0], spec.image_size[1]), (spec.tiles.size[0], spec.tiles.size[1])
+    grids = {(array.shape[1], array.shape[2]) for array in arrays} | {latents[1:]}
+    return Tiling(image, tile, spec.tiles.overlap, alignment(image, sorted(grids)))
+
+
+def attn_sources(group: Group, config: Mapping[str, Any]) -> list[str]:
+    """The maps that a group's `attn` is made of."""
+    asked = group.asked("attn")
+    choices: dict[str, Any] = {"stages": asked.stages, "strides": asked.strides}
+    return attn.sources(config, **{name: value for name, value in choices.items() if value is not None})
+
+
+def windows(group: Group, family: type[Backbone], folder: Path) -> int:
+    """Windows that a group's prompts are encoded in: as asked, or what its fixed prompts need."""
+    if group.text_windows is not None:
+        return group.text_windows
+    negative = [one.negative_prompt for one in group.techniques if one.type == "guidance"]
+    fixed = [*([] if group.varies else [group.prompt]), *negative]
+    return max([1, *(family.windows(folder, prompt) for prompt in fixed)])
+
+
+def missing(group: Group, batch: Batch) -> list[str | None]:
+    """Why a group cannot be computed in a slot: a text or a control image that the sample lacks."""
+    reasons: list[str | None] = [None] * len(batch.ids)
+    fields = [one.field for one in group.techniques if one.type == "controlnet" and one.field]
+    for slot, sample in enumerate(batch.ids):
+        if sample is None:
+            continue
+        for name in group.placeholders:
+            if batch.texts[name][slot] is None:
+                found = batch.text_reasons.get(name, [None] * len(batch.ids))[slot]
+                reasons[slot] = reasons[slot] or found or f"no-{name.partition(':')[0]}"
+        for field in fields:
+            reasons[slot] = reasons[slot] or batch.field_reasons[field][slot]
+    return reasons
+
+
+def pack(
+    activation: Tensor, dtype: str, inside: Tensor | None = None
+) -> tuple[NDArray[np.generic], NDArray[np.float32], list[str | None]]:
     """Cast one tap's activation [B, C, h, w] for storage.
 
+    Args:
+        activation: as the network gave it.
+        dtype: of storage.
+        inside: bool [B, h, w], cells that count for the mean; None for all.
+
     Returns:
-        The stored values [B, C, h, w]; the mean over h and w before the cast, float32 [B, C]; and per row a reason
+        The stored values [B, C, h, w]; the mean over cells before the cast, float32 [B, C]; and per row a reason
         where the *cast* values are not finite: `float16-overflow` if the network's own were, else `non-finite`.
     """
     cast = activation.to(_TORCH[dtype])
@@ -206,5 +295,10 @@ def pack(activation: Tensor, dtype: str) -> tuple[NDArray[np.generic], NDArray[n
         None if stored else (f"{dtype}-overflow" if network else "non-finite")
         for stored, network in zip(stored_finite, network_finite, strict=True)
     ]
-    pooled = activation.float().flatten(2).mean(2)
+    if inside is None:
+        pooled = activation.float().flatten(2).mean(2)
+    else:
+        mask = inside.to(activation.device)[:, None]
+        count = mask.sum((2, 3)).clamp(min=1)
+        pooled = torch.where(mask, activation.float(), 0).sum((2, 3)) / count
     return cast.cpu().numpy(), pooled.cpu().numpy(), reasons

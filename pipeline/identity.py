@@ -8,48 +8,58 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import checkpoint
+from pipeline import checkpoint, families, sources, techniques
+from pipeline.captions import Captions
+from pipeline.features import windows
+from pipeline.noising import load_schedule
+from pipeline.techniques.starts import start_of
 from schemas.receipts import ArrayLayout, Manifest
-from schemas.spec import ExtractSpec
+from schemas.spec import ExtractSpec, Group
 
-METHOD = 1
+METHOD = 2
 """Version of what this code does to a sample (decoding, stretching, noise, packing); raised when a value changes."""
 
-_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "zarr", "safetensors")
+_PLACES = {"source", "revision", "image_encoder"}
+_LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "pillow",
+    "zarr",
+    "safetensors",
+    "peft",
+    "opencv-python-headless",
+)
 
 
 class IdentityError(ValueError):
     """A store that holds other features than the spec describes."""
 
 
-def identity(
-    spec: ExtractSpec, folder: Path, timesteps: dict[str, int], arrays: list[ArrayLayout]
-) -> dict[str, Any]:
-    """Fingerprints, groups, seeds, geometry, dtypes, codec and batch size; not inputs, cluster or limits."""
+def identity(spec: ExtractSpec, folder: Path, arrays: list[ArrayLayout]) -> dict[str, Any]:
+    """Fingerprints, groups, seeds, geometry, dtypes, codec and batch size; not inputs, cluster or limits.
+
+    Raises:
+        ValueError: what a technique needs is missing, or does not fit the backbone.
+    """
     return {
         "method": METHOD,
         "backbone": {
-            "files": checkpoint.fingerprint(folder),
+            "files": checkpoint.fingerprint(folder, families.family(folder).parts()),
             "dtype": spec.backbone.dtype,
             "batch_size": spec.backbone.batch_size,
         },
         "image": {
             "size": list(spec.image_size),
+            "fit": spec.fit,
+            "tiles": None if spec.tiles is None else spec.tiles.model_dump(),
             "fields": spec.input.image_fields,
             "caption_field": spec.input.caption_field,
+            "captions": None if spec.input.captions is None else Captions(spec.input.captions).fingerprint(),
         },
         "seed": spec.seed,
-        "groups": [
-            {
-                "name": group.name,
-                "prompt": group.prompt,
-                "timestep": timesteps[group.name],
-                "seed": group.seed,
-                "techniques": list(group.techniques),
-                "taps": {array.tap: array.dtype for array in arrays if array.group == group.name},
-            }
-            for group in spec.groups
-        ],
+        "groups": [_group(group, folder, arrays) for group in spec.expanded_groups],
         "output": {
             "maps": spec.output.maps,
             "pooled": spec.output.pooled,
@@ -57,6 +67,36 @@ def identity(
             "compression_level": spec.output.compression_level,
         },
     }
+
+
+def _group(group: Group, folder: Path, arrays: list[ArrayLayout]) -> dict[str, Any]:
+    family = families.family(folder)
+    schedule = load_schedule(folder, checkpoint.config(folder, "scheduler"))
+    files = techniques.check(group.techniques, family, folder)
+    return {
+        "name": group.name,
+        "prompt": group.prompt,
+        "windows": windows(group, family, folder),
+        "timestep": start_of(group).timestep(schedule),
+        "seed": group.seed,
+        "latents": group.latents,
+        "flip": group.flip,
+        "techniques": [
+            # What files hold counts, not where they lie.
+            technique.model_dump(exclude=_PLACES) | ({"files": found} if found else {})
+            for technique, found in zip(group.techniques, files, strict=True)
+        ],
+        "taps": {array.tap: array.dtype for array in arrays if array.group == group.name},
+        **(
+            {"attn": group.asked("attn").model_dump(exclude={"name", "dtype"})}
+            if _has_attn(group, arrays)
+            else {}
+        ),
+    }
+
+
+def _has_attn(group: Group, arrays: list[ArrayLayout]) -> bool:
+    return any(array.group == group.name and array.tap == "attn" for array in arrays)
 
 
 def check_same(store: str, manifest: Manifest, wanted: dict[str, Any]) -> None:
@@ -76,17 +116,29 @@ def check_same(store: str, manifest: Manifest, wanted: dict[str, Any]) -> None:
         )
 
 
-def check_backbone(spec: ExtractSpec, manifest: Manifest) -> None:
+def check_weights(spec: ExtractSpec, manifest: Manifest) -> None:
     """Refuse weights that are not the ones a store was made with.
 
     Raises:
         IdentityError: the files found here differ.
+        ValueError: files that are not here.
     """
-    if checkpoint.fingerprint(checkpoint.locate(spec.backbone)) != manifest.identity["backbone"]["files"]:
+    folder = sources.locate(spec.backbone)
+    family = families.family(folder)
+    if checkpoint.fingerprint(folder, family.parts()) != manifest.identity["backbone"]["files"]:
         raise IdentityError(
             f"backbone {spec.backbone.source!r}: the files found on this machine are not those that the store's"
             " features were made with; give it the same files everywhere"
         )
+    for group, stored in zip(spec.expanded_groups, manifest.identity["groups"], strict=True):
+        for found, technique in zip(
+            techniques.check(group.techniques, family, folder), stored["techniques"], strict=True
+        ):
+            if found != technique.get("files", {}):
+                raise IdentityError(
+                    f"group {group.name!r}: the files of its {technique['type']} on this machine are not those that the"
+                    " store's features were made with; give it the same files everywhere"
+                )
 
 
 def libraries() -> dict[str, str]:

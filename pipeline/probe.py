@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline import device as devices
 from pipeline.batches import Assignment, ShardEnd, read_batches
-from pipeline.features import Batch, Engine, GroupTap
+from pipeline.batch import Batch
+from pipeline.features import Engine, GroupTap
 from pipeline.shards import Shard
 from schemas.spec import ExtractSpec
 
@@ -109,24 +110,12 @@ def check(probe: Probe, spec: ExtractSpec, held_bytes: int, actors_per_device: i
 def _two_images(spec: ExtractSpec, shards: Sequence[Shard]) -> Batch:
     with ThreadPoolExecutor(1) as pool:
         for shard in shards:
-            ids, pixels, captions = [], [], []
             for item in read_batches(Assignment(shard), spec, pool):
                 if isinstance(item, ShardEnd):
                     break
                 good = [slot for slot, sample in enumerate(item.batch.ids) if sample is not None]
-                ids += [item.batch.ids[slot] for slot in good]
-                pixels += [item.batch.pixels[slot] for slot in good]
-                captions += [item.batch.captions[slot] or "" for slot in good]
-                if len(ids) >= _IMAGES:
-                    break
-            if ids:
-                first = [place % len(ids) for place in range(_IMAGES)]  # a single image twice, if need be
-                return Batch(
-                    [ids[place] for place in first],
-                    np.stack([pixels[place] for place in first]),
-                    [captions[place] for place in first],
-                    [None] * _IMAGES,
-                )
+                if good:  # a single image twice, if need be
+                    return item.batch.pick([good[place % len(good)] for place in range(_IMAGES)])
     raise ProbeError(
         f"none of the {len(shards)} shards looked at has an image that can be decoded; see `input`"
     )

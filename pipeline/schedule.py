@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
 
-from pipeline.batches import Assignment
+from pipeline.listing import Shard
 
 MAX_FAILURES = 3
 _HOPELESS = 3  # shards set aside, and none done, after which the fault is surely not the shards'
@@ -19,10 +20,21 @@ class JobFailed(RuntimeError):
     """Every shard fails: going on would set all of them aside for nothing."""
 
 
-class Schedule:
+class Work(Protocol):
+    """What a worker can be given: a shard, or a part of one."""
+
+    @property
+    def shard(self) -> Shard:
+        """The shard that is to blame where it fails."""
+
+
+W = TypeVar("W", bound=Work)
+
+
+class Schedule(Generic[W]):
     """Assignments on their way from pending to done or set aside."""
 
-    def __init__(self, assignments: Sequence[Assignment]) -> None:
+    def __init__(self, assignments: Sequence[W]) -> None:
         self._pending = deque(assignments)
         self._failures: Counter[str] = Counter()
         self._suspects: set[str] = set()
@@ -40,7 +52,7 @@ class Schedule:
         """Assignments that are pending or running."""
         return len(self._pending) + self._running
 
-    def next(self, *, idle: bool) -> Assignment | None:
+    def next(self, *, idle: bool) -> W | None:
         """An assignment to start now; suspects go to idle workers only. None when there is none for this worker."""
         for place, assignment in enumerate(self._pending):
             if idle or not self.is_suspect(assignment):
@@ -49,26 +61,26 @@ class Schedule:
                 return assignment
         return None
 
-    def is_suspect(self, assignment: Assignment) -> bool:
+    def is_suspect(self, assignment: W) -> bool:
         """Whether it must be alone on its worker."""
         return assignment.shard.id in self._suspects
 
-    def succeeded(self, assignment: Assignment) -> None:
+    def succeeded(self, assignment: W) -> None:
         """It is committed."""
         self._running -= 1
         self._suspects.discard(assignment.shard.id)
         self.done += 1
 
-    def add(self, assignment: Assignment) -> None:
+    def add(self, assignment: W) -> None:
         """More to do, found on the way."""
         self._pending.append(assignment)
 
-    def interrupted(self, assignment: Assignment) -> None:
+    def interrupted(self, assignment: W) -> None:
         """Its node went away, or the job stops: not its fault."""
         self._running -= 1
         self._pending.appendleft(assignment)
 
-    def failed(self, assignment: Assignment, detail: str, *, suspect: bool) -> bool:
+    def failed(self, assignment: W, detail: str, *, suspect: bool) -> bool:
         """It failed, or its worker died; True when this was once too often and it must be set aside.
 
         Raises:

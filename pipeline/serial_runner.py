@@ -24,7 +24,7 @@ class SerialRunner:
         device = devices.choose(spec.cluster.device)
         self.device = devices.name(device)
         self._spec, self._kind = spec, device
-        self._engine = make_engine(spec, manifest.arrays, manifest.timesteps, device)
+        self._engine = make_engine(spec, manifest.arrays, device)
 
     def probe(self, shards: Sequence[Shard]) -> Probe:
         """Measure two images."""

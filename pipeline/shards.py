@@ -13,7 +13,14 @@ files are no samples. Whatever else a tar holds becomes a `Sample`, good or with
     member-too-large   the image has more than `max_member_bytes`
     empty-image        the image has no bytes
 
-Names are never used as paths. At most one sample is in memory at a time.
+Other members never make a sample bad, since a group that does not need them can do without: a caption, a field of
+the json member or a control image is there, or has a reason of its own.
+
+    no-caption, undecodable-caption       the caption as `caption_field` names it
+    no-json-field, undecodable-json       a field that a prompt takes
+    no-field, undecodable-field           a control image (`pipeline.decode` finds more to object to)
+
+Names are never used as paths. No member is read that is not asked for, and at most one sample is in memory at a time.
 """
 
 from __future__ import annotations
@@ -22,9 +29,9 @@ import json
 import re
 import tarfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 
@@ -55,17 +62,32 @@ class Sample:
     """Valid UTF-8; bytes that are not, and control characters, are escaped with backslashes."""
     image: bytes | None
     """Encoded; None when `reason` is set."""
-    caption: str | None
-    reason: str | None
+    reason: str | None = None
     """Why the sample as a whole is bad; None when it is good as far as is known before decoding."""
-    detail: str
-    """On `reason`, or else on `caption_reason`."""
-    caption_reason: str | None
-    """no-caption or undecodable-caption; None when the caption is good or none is asked for."""
+    detail: str = ""
+    """On `reason`."""
+    texts: dict[str, str | BadSample] = field(default_factory=dict)
+    """`caption` and `json:FIELD`, as far as they were asked for."""
+    fields: dict[str, bytes | BadSample] = field(default_factory=dict)
+    """Control images by their tar extension, encoded."""
+
+    @property
+    def caption(self) -> str | None:
+        """The caption that lies in the shard, if it is good and was asked for."""
+        found = self.texts.get("caption")
+        return found if isinstance(found, str) else None
 
 
-def read_shard(shard: Shard, spec: Input) -> Iterator[Sample]:
+def read_shard(
+    shard: Shard, spec: Input, controls: Sequence[str] = (), json_fields: Sequence[str] = ()
+) -> Iterator[Sample]:
     """Stream the samples of a shard.
+
+    Args:
+        shard: as listed.
+        spec: where image and caption are in a sample.
+        controls: tar extensions of the control images to read besides.
+        json_fields: fields of the json member to read besides.
 
     Raises:
         BadShard: after the last intact sample, when the tar is bad (reasons: `pipeline.tarstream`). The
@@ -75,9 +97,9 @@ def read_shard(shard: Shard, spec: Input) -> Iterator[Sample]:
     seen: set[str] = set()
     with _open(shard) as tar:
         for index, (name, members) in enumerate(groupby(named(tar), key=itemgetter(0))):
-            draft = _Draft(name, spec, seen)
-            for _, field, member in members:
-                draft.add(field, member, tar)
+            draft = _Draft(name, spec, seen, controls, json_fields)
+            for _, extension, member in members:
+                draft.add(extension, member, tar)
             yield draft.sample(index)
         tar.check_rest()
 
@@ -105,36 +127,42 @@ def count_samples(shard: Shard, spec: Input, stop_after: int | None = None) -> i
 class _Draft:
     """A sample whose members are coming in. The first problem found is the sample's reason."""
 
-    def __init__(self, name: str, spec: Input, seen: set[str]) -> None:
+    def __init__(
+        self, name: str, spec: Input, seen: set[str], controls: Sequence[str], json_fields: Sequence[str]
+    ) -> None:
         self.key = printable(name)
         self.problem: BadSample | None = None
         if self.key in seen:
             self.problem = BadSample("duplicate-key", f"key {self.key!r} came before in this shard")
         seen.add(self.key)
         self._limit = spec.max_member_bytes
-        self._fields: set[str] = set()
+        self._controls = {control: control.lower() for control in controls}
+        self._sources = {f"json:{name}": f"json:{name}" for name in json_fields}
+        if spec.caption_field is not None:
+            self._sources["caption"] = spec.caption_field
+        self._needed = {*self._controls.values(), *(one.partition(":")[0] for one in self._sources.values())}
+        self._found: set[str] = set()
+        self._members: dict[str, bytes | BadSample] = {}
         self._image: bytes | BadSample | None = None
         # Image fields that are more welcome than what was found so far.
-        self._wanted = [field.lower() for field in spec.image_fields]
-        self._caption_field, _, self._caption_path = (spec.caption_field or "").partition(":")
-        self._caption: str | None = None
-        self._caption_problem = BadSample("no-caption", f"no member {self.key}.{self._caption_field}")
+        self._wanted = [one.lower() for one in spec.image_fields]
 
-    def add(self, field: str, member: tarfile.TarInfo, tar: TarStream) -> None:
+    def add(self, extension: str, member: tarfile.TarInfo, tar: TarStream) -> None:
         """Take a member in; its data are read only if they are needed."""
         if self.problem:
             return
         if not _is_safe(member.name):
             self.problem = BadSample("unsafe-name", f"member {printable(member.name)!r}")
-        elif field in self._fields:
-            self.problem = BadSample("duplicate-member", f"two members of {self.key!r} are {field!r}")
-        elif field in self._wanted:
-            self._wanted = self._wanted[: self._wanted.index(field)]
+        elif extension in self._found:
+            self.problem = BadSample("duplicate-member", f"two members of {self.key!r} are {extension!r}")
+        elif extension in self._wanted:
+            self._wanted = self._wanted[: self._wanted.index(extension)]
             self._image = None  # let go of a less preferred image before this one is read
-            self._image = self._read_image(member, tar)
-        elif field == self._caption_field:
-            self._read_caption(member, tar)
-        self._fields.add(field)
+            data = _data(member, tar, self._limit)
+            self._image = data or BadSample("empty-image", f"member {member.name!r} has no bytes")
+        elif extension in self._needed:
+            self._members[extension] = _data(member, tar, self._limit)
+        self._found.add(extension)
 
     def sample(self, index: int) -> Sample:
         """The finished sample."""
@@ -142,34 +170,43 @@ class _Draft:
         if problem is None and isinstance(self._image, BadSample):
             problem = self._image
         if problem is None and self._image is None:
-            found = ", ".join(sorted(field or "a member without extension" for field in self._fields))
+            found = ", ".join(sorted(one or "a member without extension" for one in self._found))
             problem = BadSample("no-image", f"sample {self.key!r} has {printable(found)}")
-        lacks_caption = bool(self._caption_field) and self._caption is None
         return Sample(
             index=index,
             key=self.key,
             image=self._image if problem is None and isinstance(self._image, bytes) else None,
-            caption=self._caption,
             reason=problem.reason if problem else None,
-            detail=problem.detail if problem else self._caption_problem.detail if lacks_caption else "",
-            caption_reason=self._caption_problem.reason if lacks_caption else None,
+            detail=problem.detail if problem else "",
+            texts={name: self._text(name, source) for name, source in self._sources.items()},
+            fields={name: self._control(extension) for name, extension in self._controls.items()},
         )
 
-    def _read_image(self, member: tarfile.TarInfo, tar: TarStream) -> bytes | BadSample:
+    def _text(self, name: str, source: str) -> str | BadSample:
+        """The text at `txt` or `json:FIELD`."""
+        absent, damaged = (
+            ("no-caption", "undecodable-caption")
+            if name == "caption"
+            else ("no-json-field", "undecodable-json")
+        )
+        extension, _, path = source.partition(":")
+        data = self._members.get(extension)
+        if data is None:
+            return BadSample(absent, f"no member {self.key}.{extension}")
+        if isinstance(data, BadSample):
+            return BadSample(damaged, data.detail)
         try:
-            if member.isreg() and member.size == 0:
-                raise BadSample("empty-image", f"member {member.name!r} has no bytes")
-            return _data(member, tar, self._limit)
-        except BadSample as problem:
-            return problem
+            return _field_of_json(data, path) if path else _utf8(data)
+        except LookupError as error:
+            return BadSample(absent, str(error.args[0]))
+        except ValueError as error:
+            return BadSample(damaged, str(error))
 
-    def _read_caption(self, member: tarfile.TarInfo, tar: TarStream) -> None:
-        try:
-            data = _data(member, tar, self._limit)
-            self._caption = _field_of_json(data, self._caption_path) if self._caption_path else _text(data)
-        except BadSample as problem:
-            reason = "no-caption" if problem.reason == "no-caption" else "undecodable-caption"
-            self._caption_problem = BadSample(reason, problem.detail)
+    def _control(self, extension: str) -> bytes | BadSample:
+        data = self._members.get(extension)
+        if data is None:
+            return BadSample("no-field", f"no member {self.key}.{extension}")
+        return BadSample("undecodable-field", data.detail) if isinstance(data, BadSample) else data
 
 
 def named(tar: TarStream) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
@@ -184,46 +221,50 @@ def named(tar: TarStream) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
         yield (name, "", member) if key is None else (key, field.lower(), member)
 
 
-def _data(member: tarfile.TarInfo, tar: TarStream, limit: int) -> bytes:
+def _data(member: tarfile.TarInfo, tar: TarStream, limit: int) -> bytes | BadSample:
     if member.issym() or member.islnk():
-        raise BadSample("link-member", f"member {member.name!r} is a link; links are not followed")
+        return BadSample("link-member", f"member {member.name!r} is a link; links are not followed")
     if not member.isreg() or member.issparse():
-        raise BadSample(
+        return BadSample(
             "special-member", f"member {member.name!r} is no plain file (tar type {member.type!r})"
         )
     if member.size > limit:
-        raise BadSample(
+        return BadSample(
             "member-too-large",
             f"member {member.name!r} has {member.size} bytes; input.max_member_bytes allows {limit}",
         )
     return tar.data(member)
 
 
-def _text(data: bytes) -> str:
-    """UTF-8 text without the white space around it."""
+def _utf8(data: bytes) -> str:
+    """Text without the white space around it. Raises ValueError for anything but UTF-8."""
     try:
         return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise BadSample("undecodable-caption", f"the caption is not UTF-8 ({error})") from error
+        raise ValueError(f"the text is not UTF-8 ({error})") from error
 
 
-def _field_of_json(data: bytes, field: str) -> str:
+def _field_of_json(data: bytes, name: str) -> str:
+    """Text of a field of the sample's json.
+
+    Raises:
+        LookupError: there is no such field, or it is null.
+        ValueError: the json is damaged, or the field no text.
+    """
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise BadSample("undecodable-caption", f"the sample's json is invalid ({error})") from error
+        raise ValueError(f"the sample's json is invalid ({error})") from error
     if not isinstance(fields, dict):
-        raise BadSample(
-            "undecodable-caption", f"the sample's json is a {type(fields).__name__}, not an object"
-        )
-    if (value := fields.get(field)) is None:
-        raise BadSample("no-caption", f"the sample's json has no field {field!r}")
+        raise ValueError(f"the sample's json is a {type(fields).__name__}, not an object")
+    if (value := fields.get(name)) is None:
+        raise LookupError(f"the sample's json has no field {name!r}")
     if not isinstance(value, str):
-        raise BadSample("undecodable-caption", f"field {field!r} is a {type(value).__name__}, not a string")
+        raise ValueError(f"field {name!r} is a {type(value).__name__}, not a string")
     try:
-        return _text(value.encode())  # json may escape half of a surrogate pair, which is no text
+        return _utf8(value.encode())  # json may escape half of a surrogate pair, which is no text
     except UnicodeEncodeError as error:
-        raise BadSample("undecodable-caption", f"field {field!r} is not valid text ({error})") from error
+        raise ValueError(f"field {name!r} is not valid text ({error})") from error
 
 
 def _is_safe(name: str) -> bool:

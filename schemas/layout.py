@@ -23,7 +23,9 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Of all that a store holds. A release reads stores of one version only and refuses others, rather than guess what an
+older one lacks: 1 had no `box` in its index, and other timesteps in its manifest."""
 MANIFEST = "manifest.json"
 CLAIMS, ATTEMPTS, MARKERS, COMPACT, RUNS = "claims", "attempts", "markers", "compact", "runs"
 
@@ -65,10 +67,17 @@ def parse_marker(name: str) -> tuple[str, int] | None:
     return (shard, int(round_)) if ending == "json" and len(shard) == 32 and round_.isdigit() else None
 
 
+BOX: Final = pa.struct([(side, pa.int32()) for side in ("top", "left", "height", "width")])
+"""A part of an image, pixels."""
+
+
 def index_schema(groups: Sequence[str]) -> pa.Schema:
     """Columns of the index: one record a sample and round, and one with a null key for a shard that failed as such.
 
     `status` is ok, partial (some groups failed) or failed; `groups` holds status and reason of each feature group.
+    `box` is where the picture lies within `image_size`: all of it, but with `fit: pad`, where the rest is padding;
+    `pipeline.geometry.cells` makes a mask of it. What `fit: crop` kept of the original follows from `height` and
+    `width`: `pipeline.geometry.placement`.
     """
     text = pa.large_string()  # 32-bit offsets end at 2 GiB a column, which is some thirty million hashes
     outcome = pa.struct([("status", text), ("reason", text)])
@@ -83,9 +92,10 @@ def index_schema(groups: Sequence[str]) -> pa.Schema:
             ("status", text),
             ("reason", text),
             ("detail", text),
-            ("caption", text),
+            ("caption", text),  # the one that prompts take, from the shard or the caption job
             ("height", pa.int32()),  # of the original image, pixels, upright
             ("width", pa.int32()),
+            ("box", BOX),  # null where the image could not be decoded
             ("sha256", text),  # of the image's bytes
             ("groups", pa.struct([(group, outcome) for group in groups])),
         ]

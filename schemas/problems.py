@@ -2,7 +2,8 @@
 
 Pydantic finds the errors. What is allowed is read from the model's JSON schema, so that a message can never
 disagree with the model. Pydantic reports one error for each branch of a union; only those of the branch that the
-user meant, by the kind of value given, are kept.
+user meant, by the kind of value given, are kept. A union of mappings that one key tells apart (`type`) has the branch
+that this key names.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _BOUNDS = {
     "exclusiveMaximum": "<",
     "pattern": "matching",
 }
+_WRONG_TAG = ("union_tag_invalid", "union_tag_not_found")
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def word(error: ErrorDetails, model: Schema, data: Any, source: Source) -> Probl
     if not meant and kind.endswith("_type"):
         return None
     definitions = model.get("$defs", {})
+    if kind in _WRONG_TAG:
+        return _wrong_tag(path, schema, value, source)
     unknown = kind in ("extra_forbidden", "invalid_key")
     if unknown:
         text = f"unknown key; allowed: {', '.join(_nearest_first(path[-1], owner.get('properties', {})))}"
@@ -105,9 +109,21 @@ def word(error: ErrorDetails, model: Schema, data: Any, source: Source) -> Probl
     return source.problem(path, text, missing=kind == "missing", of_key=unknown)
 
 
+def _wrong_tag(path: Path, schema: Schema, value: Any, source: Source) -> Problem:
+    """The key by which the mappings of a union differ is missing, or names none of them."""
+    tag, tags = schema["discriminator"]["propertyName"], schema["discriminator"]["mapping"]
+    missing = tag not in value
+    found = "missing" if missing else f"found {show(value[tag])}"
+    allowed = " or ".join(tags if missing else _nearest_first(value[tag], tags))
+    return source.problem((*path, tag), f"{found}; allowed: {allowed}", missing=missing)
+
+
 def describe(schema: Schema, definitions: Schema, found: Any = None) -> str:
     """What a JSON schema allows, in words; of several constants, the one nearest to `found` first."""
     schema = _resolve(schema, definitions)
+    if "discriminator" in schema:
+        tags = " or ".join(schema["discriminator"]["mapping"])
+        return f"a mapping with {schema['discriminator']['propertyName']}: {tags}"
     if "anyOf" in schema:
         return " or ".join(describe(branch, definitions, found) for branch in schema["anyOf"])
     if "enum" in schema or "const" in schema:
@@ -171,6 +187,8 @@ def _descend(location: Path, model: Schema, data: Any) -> tuple[Path, Schema, Sc
             schema = fitting[0] if fitting else {}
         elif not rest:
             return path, owner, schema, data, True
+        elif "discriminator" in schema:
+            schema = {"$ref": schema["discriminator"]["mapping"][rest.pop(0)]}
         else:
             part = rest.pop(0)
             path, owner = (*path, part), schema

@@ -45,7 +45,7 @@ class ArrayLayout(Receipt):
 class Manifest(Receipt):
     """What the features in a store are. Created once; a job with another identity is refused."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     gatehouse: str
     """Version that created the store."""
     identity: dict[str, Any]
@@ -55,8 +55,6 @@ class Manifest(Receipt):
     rows_per_extent: int = Field(ge=1)
     spec: dict[str, Any]
     """The full spec of the job that created the store."""
-    timesteps: dict[str, int]
-    """Per group, the timestep that the network really sees."""
     libraries: dict[str, str]
 
     @property
@@ -68,6 +66,11 @@ class Manifest(Receipt):
     def groups(self) -> list[str]:
         """Group names in the spec's order."""
         return [group["name"] for group in self.identity["groups"]]
+
+    @property
+    def timesteps(self) -> dict[str, int]:
+        """Per group, the timestep that the network really sees."""
+        return {group["name"]: group["timestep"] for group in self.identity["groups"]}
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -95,7 +98,7 @@ class FileRef(Receipt):
 class Marker(Receipt):
     """An attempt is the outcome of a shard's round. Created last, after everything it names was stored and checked."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     identity: str
     """Fingerprint of the manifest's identity."""
     shard: str
@@ -123,7 +126,7 @@ class Marker(Receipt):
 class Compaction(Receipt):
     """Markers and indexes up to some moment, in few files. Derived data: the markers remain the truth."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     ledgers: list[FileRef]
     """Parquet: one record a marker, with its name and its JSON."""
     indexes: list[FileRef]
@@ -133,7 +136,7 @@ class Compaction(Receipt):
 class RunRecord(Receipt):
     """How a run ended; `ray job submit` flattens exit codes, this does not."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     exit_code: int
     outcome: str
     started: str

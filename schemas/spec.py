@@ -6,32 +6,18 @@ tap names are checked against the backbone's own config by `schemas.taps`, since
 
 from __future__ import annotations
 
+import itertools
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from schemas.model import Model, Name, Url
+from schemas.techniques import ControlNet, Denoise, Technique
 
 Dtype = Literal["float16", "float32"]
-
-
-def _without_credentials(url: str) -> str:
-    if re.search(r"://[^/]*@|://[^@]*:[^@]*@|\?[^/]*=", url):
-        raise ValueError(
-            "holds credentials; give the URL without them, they are taken from the environment or the instance's role"
-        )
-    return url
-
-
-Url = Annotated[str, AfterValidator(_without_credentials)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
-_PLACEHOLDER = re.compile(r"\{(.*?)\}")
-
-
-class Model(BaseModel):
-    """Strict and immutable: an unknown key or a wrong type is an error, never a default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+PLACEHOLDER = re.compile(r"\{(.*?)\}")
 
 
 class Input(Model):
@@ -42,10 +28,13 @@ class Input(Model):
     root: Url | None = None
     """A shard's id is its path under this URL. Default: the longest folder that all patterns share before any
     wildcard. State it when shards of several folders will join one store over time."""
-    image_field: str | list[str] = list(IMAGE_FIELDS)
+    image_field: str | list[str] = Field(default=list(IMAGE_FIELDS))
     """Tar extension of the image, or several in order of preference (`scene.seg.png` has `seg.png`)."""
     caption_field: str | None = "txt"
     """`txt` for a text member, `json:FIELD` for a field of the sample's json, null for no captions."""
+    captions: Url | None = None
+    """Folder that `gatehouse caption` wrote. Its captions are used where `caption_field` finds none, or alone where
+    that is null."""
     max_pixels: int = Field(default=100_000_000, gt=0)
     """Images that declare more pixels than this are not decoded (decompression bombs)."""
     max_member_bytes: int = Field(default=256 * 2**20, gt=0)
@@ -75,9 +64,13 @@ class Backbone(Model):
     """The frozen diffusion model, and how it is run."""
 
     source: Url = "embedded"
-    """A diffusers folder (path or fsspec URL), a hub id `owner/name`, or `embedded`."""
+    """A diffusers folder (path or fsspec URL), a hub id `owner/name`, a single .safetensors checkpoint, or
+    `embedded`."""
     revision: str | None = None
     """Commit of a hub id; required for one, so that a job means the same tomorrow."""
+    config: Url | None = None
+    """Of a single-file checkpoint: a diffusers folder of the same architecture, for its configs and tokenizers (the
+    weights in it are not read). Required for one, refused for any other source."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of computation. What is stored is set under `output`."""
     batch_size: int = Field(default=8, ge=1)
@@ -90,6 +83,21 @@ class Tap(Model):
     name: str
     dtype: Dtype | None = None
     """Of storage; default: `output.dtype`."""
+    stages: Annotated[list[Literal["down", "mid", "up"]], Field(min_length=1)] | None = None
+    """Of `attn` only: which stages' cross-attention counts; default: up, as in the reference."""
+    strides: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] | None = None
+    """Of `attn` only: the finest and the coarsest resolution that count, in pixels a token; default: [16, 32]."""
+    tokens: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Of `attn` only: which of the prompt's tokens become channels; default: all."""
+
+    @model_validator(mode="after")
+    def _parameters_of_attn(self) -> Tap:
+        given = [name for name in ("stages", "strides", "tokens") if getattr(self, name) is not None]
+        if given and self.name != "attn":
+            raise ValueError(f"has {given[0]!r}, which only the tap 'attn' takes")
+        if self.strides is not None and self.strides[0] > self.strides[1]:
+            raise ValueError(f"has strides {self.strides}; the finest comes first, the coarsest last")
+        return self
 
 
 class Group(Model):
@@ -97,25 +105,37 @@ class Group(Model):
 
     name: Name
     taps: str | list[str | Tap]
-    """A named set (`legacy`, `practical`), a tap, or a list of these."""
+    """A named set (`legacy`, `practical`), a tap, or a list of these; `gatehouse taps` lists them."""
     prompt: str = ""
-    """Fixed text, or a template with `{caption}`."""
-    t: int | None = Field(default=None, ge=1, lt=1000)
+    """Fixed text, or a template with `{caption}` and `{json:FIELD}`, filled in for each sample."""
+    text_windows: int | None = Field(default=None, ge=1, le=16)
+    """CLIP encoders read 77 tokens; a longer prompt is encoded in that many windows, one behind the other, and cut
+    after the last. Default: as many as a fixed prompt needs, 1 for a template."""
+    per_image_attention: bool = False
+    """Allow attention taps with a template: their channels are the prompt's tokens, which differ by image then."""
+    t: int | list[int] | None = None
     """Noise strength in thousandths, as the paper counts (t = 50): entry 1000 - t of the scheduler's timesteps, which
-    makes the network see timestep 51 with Stable Diffusion's PNDM."""
-    timestep: int | None = Field(default=None, ge=0, lt=1000)
+    makes the network see timestep 51 with Stable Diffusion's PNDM. Flow-matching backbones see t itself. A list
+    makes a group of each, named NAME-tT."""
+    timestep: int | list[int] | None = None
     """The timestep that the network sees, set directly. Give this or `t`."""
     seed: int = 0
     """Groups with the same seed share posterior sample and noise."""
-    techniques: list[Any] = Field(default=[], max_length=0)
-    """Suppression techniques; none are known to this version."""
+    latents: Literal["sample", "mean"] = "sample"
+    """What is taken of the VAE's posterior; the paper samples."""
+    flip: bool = False
+    """Of the picture's mirror image, left and right exchanged; features are stored as computed, mirrored."""
+    techniques: list[Technique] = Field(default=[])
+    """What suppresses content shift: see schemas/techniques.py."""
 
     @field_validator("prompt")
     @classmethod
     def _placeholders(cls, value: str) -> str:
-        for name in _PLACEHOLDER.findall(value):
-            if name != "caption":
-                raise ValueError(f"has the placeholder {{{name}}}; allowed is {{caption}}")
+        for name in PLACEHOLDER.findall(value):
+            if name != "caption" and not re.fullmatch("json:.+", name):
+                raise ValueError(
+                    f"has the placeholder {{{name}}}; allowed are {{caption}} and {{json:FIELD}}"
+                )
         return value
 
     @field_validator("taps")
@@ -123,18 +143,82 @@ class Group(Model):
     def _some_taps(cls, value: str | list[str | Tap]) -> str | list[str | Tap]:
         if not value:
             raise ValueError("names no tap")
+        listed = (
+            [] if isinstance(value, str) else [one if isinstance(one, str) else one.name for one in value]
+        )
+        if twice := next((name for name in listed if listed.count(name) > 1), None):
+            raise ValueError(f"names {twice!r} twice; give each tap once")
+        return value
+
+    @field_validator("t", "timestep")
+    @classmethod
+    def _times(cls, value: int | list[int] | None, info: ValidationInfo) -> int | list[int] | None:
+        least = 1 if info.field_name == "t" else 0
+        times = [] if value is None else [value] if isinstance(value, int) else value
+        if times != sorted(set(times)) or not all(least <= time < 1000 for time in times) or value == []:
+            raise ValueError(f"is {value}; allowed is a number from {least} to 999, or a rising list of them")
+        return value
+
+    @field_validator("techniques")
+    @classmethod
+    def _fit_together(cls, value: list[Technique]) -> list[Technique]:
+        found = [technique.type for technique in value]
+        for name in found:
+            if found.count(name) > 1 and name not in ("controlnet", "lora"):
+                raise ValueError(
+                    f"{name!r} is there twice; only 'controlnet' and 'lora' may come several times"
+                )
+        starts = [name for name in found if name in ("denoise", "inversion", "no-noise")]
+        if len(starts) > 1:
+            raise ValueError(
+                f"{' and '.join(map(repr, starts))} each set what the network starts from; give one"
+            )
+        if "average" in found and starts and starts != ["denoise"]:
+            raise ValueError(f"'average' is over draws of noise, and {starts[0]!r} draws none")
         return value
 
     @model_validator(mode="after")
-    def _one_time(self) -> Group:
+    def _time(self) -> Group:
         if (self.t is None) == (self.timestep is None):
             raise ValueError("needs exactly one of 't' (the paper's count) and 'timestep' (the network's)")
+        if too_long := [one.name for one in self.at_each_time() if len(one.name) > 64]:
+            raise ValueError(
+                f"has a list of times, which makes the name {too_long[0]!r}: at most 64 characters"
+            )
+        for technique in self.techniques:
+            if isinstance(technique, Denoise) and (self.t is None or technique.start <= max(self.times)):
+                raise ValueError(
+                    f"'denoise' starts at {technique.start} of a group's 't', which must be given and lower"
+                )
         return self
 
     @property
-    def uses_caption(self) -> bool:
+    def times(self) -> list[int]:
+        """`t` or `timestep`, as a list."""
+        given = self.t if self.t is not None else self.timestep
+        return given if isinstance(given, list) else [given] if given is not None else []
+
+    @property
+    def placeholders(self) -> list[str]:
+        """What the prompt takes from each sample: `caption` and `json:FIELD`."""
+        return list(dict.fromkeys(PLACEHOLDER.findall(self.prompt)))
+
+    @property
+    def varies(self) -> bool:
         """Whether the prompt differs from row to row."""
-        return "{caption}" in self.prompt
+        return bool(self.placeholders)
+
+    def asked(self, tap: str) -> Tap:
+        """What the group says of a tap, beyond its name."""
+        listed = [] if isinstance(self.taps, str) else self.taps
+        return next((one for one in listed if isinstance(one, Tap) and one.name == tap), Tap(name=tap))
+
+    def at_each_time(self) -> list[Group]:
+        """This group, or one for each of its times."""
+        field = "timestep" if self.t is None else "t"
+        if not isinstance(getattr(self, field), list):
+            return [self]
+        return [self.model_copy(update={"name": f"{self.name}-t{time}", field: time}) for time in self.times]
 
 
 class Output(Model):
@@ -152,6 +236,15 @@ class Output(Model):
     block_bytes: int = Field(default=256 * 2**20, gt=0)
     """Uncompressed bytes of the rows that an actor assembles at once, over all arrays; it sets the rows of an
     output shard. An actor holds up to three such blocks."""
+
+
+class Tiles(Model):
+    """Overlapping tiles of a large picture, each a pass of its own, laid together in one map."""
+
+    size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    """[H, W] of a tile in pixels."""
+    overlap: int = Field(default=64, ge=0)
+    """Least overlap of neighbours in pixels; where tiles overlap, their features are blended linearly."""
 
 
 class Cluster(Model):
@@ -185,7 +278,13 @@ class ExtractSpec(Model):
     """URL of the feature store: a local folder or an S3 prefix."""
     input: Input
     image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
-    """[H, W] in pixels; images are stretched to it (bicubic), as the paper does."""
+    """[H, W] in pixels that the network sees."""
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    """How an image becomes `image_size`, bicubic: `stretch` (the paper), `crop` scales its shorter side and takes the
+    centre, `pad` scales its longer side and centres it on grey. The index says where a picture lies (`box`); padding
+    is left out of pooled vectors."""
+    tiles: Tiles | None = None
+    """Compute large pictures in overlapping tiles."""
     backbone: Backbone = Backbone()
     groups: Annotated[list[Group], Field(min_length=1)]
     seed: int = 0
@@ -204,11 +303,49 @@ class ExtractSpec(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> ExtractSpec:
-        names = [group.name for group in self.groups]
+        names = [group.name for group in self.expanded_groups]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two groups are named {twice!r}; a group's name is its folder in the store")
         if not (self.output.maps or self.output.pooled):
             raise ValueError("output.maps and output.pooled are both false: nothing would be stored")
-        if any(group.uses_caption for group in self.groups) and self.input.caption_field is None:
-            raise ValueError("a group's prompt has {caption}, but input.caption_field is null")
+        uses_caption = any("caption" in group.placeholders for group in self.groups)
+        if uses_caption and self.input.caption_field is None and self.input.captions is None:
+            raise ValueError(
+                "a group's prompt has {caption}, but input.caption_field is null and input.captions not given"
+            )
+        images = {field.lower() for field in self.input.image_fields}
+        if both := next((field for field in self.control_fields if field in images), None):
+            raise ValueError(
+                f"a ControlNet takes {both!r} as its control image, which input.image_field lists as the image itself;"
+                " give input.image_field without it"
+            )
+        if self.tiles is not None:
+            _check_tiles(self.tiles, self.image_size)
         return self
+
+    @property
+    def expanded_groups(self) -> list[Group]:
+        """Groups with a single time each."""
+        return list(itertools.chain.from_iterable(group.at_each_time() for group in self.groups))
+
+    @property
+    def json_fields(self) -> list[str]:
+        """Fields of the samples' json that prompts take."""
+        names = [name for group in self.groups for name in group.placeholders]
+        return list(dict.fromkeys(name.partition(":")[2] for name in names if name.startswith("json:")))
+
+    @property
+    def control_fields(self) -> list[str]:
+        """Tar extensions of the control images that techniques take, in lower case."""
+        techniques = [one for group in self.groups for one in group.techniques]
+        fields = [one.field for one in techniques if isinstance(one, ControlNet)]
+        return list(dict.fromkeys(field for field in fields if field is not None))
+
+
+def _check_tiles(tiles: Tiles, image_size: list[int]) -> None:
+    for side, whole in zip(tiles.size, image_size, strict=True):
+        if side < 8 or side % 8 or side > whole or tiles.overlap >= side:
+            raise ValueError(
+                f"tiles.size is {tiles.size} with overlap {tiles.overlap}; sides must be multiples of 8, larger than"
+                f" the overlap and no larger than image_size {image_size}"
+            )

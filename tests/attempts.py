@@ -32,7 +32,6 @@ def manifest(rows_per_block: int = 4, blocks_per_extent: int = 2) -> Manifest:
         rows_per_block=rows_per_block,
         rows_per_extent=rows_per_block * blocks_per_extent,
         spec={},
-        timesteps=dict.fromkeys(names, 51),
         libraries={},
     )
 

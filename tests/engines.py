@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import shutil
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import checkpoint, embedded
-from pipeline.backbone import Backbone, resolve_timestep
-from pipeline.features import Batch, Engine
+from pipeline import embedded, families, sources
+from pipeline.backbone import Backbone
+from pipeline.batch import Batch
+from pipeline.features import Engine
 from pipeline.plan import layouts
 from schemas.receipts import ArrayLayout
 from schemas.spec import ExtractSpec
@@ -48,18 +50,21 @@ def make_spec(*groups: dict[str, Any], **fields: Any) -> ExtractSpec:
 
 
 @functools.cache
-def backbone(source: str = "embedded", dtype: str = "float32") -> Backbone:
-    """Loaded once for all tests, which must leave it as it is."""
+def _loaded(source: str, dtype: str) -> Backbone:
     spec = make_spec(backbone={"source": source}).backbone
-    return Backbone(checkpoint.locate(spec), dtype=getattr(torch, dtype), device="cpu")
+    return families.load(sources.locate(spec), dtype=getattr(torch, dtype), device="cpu")
+
+
+def backbone(source: str = "embedded", dtype: str = "float32") -> Backbone:
+    """Loaded once for all tests; its networks are shared, so they must be left as they are."""
+    found = copy.copy(_loaded(source, dtype))
+    found.encoders = dict(found.encoders)  # an engine drops what it no longer needs
+    return found
 
 
 def make_engine(spec: ExtractSpec) -> Engine:
-    """An engine of its own on the shared backbone."""
-    folder = checkpoint.locate(spec.backbone)
-    timesteps = {one.name: resolve_timestep(folder, one.t, one.timestep) for one in spec.groups}
-    loaded = backbone(spec.backbone.source, spec.backbone.dtype)
-    return Engine(loaded, spec.groups, _layouts(spec), timesteps, spec.seed)
+    """An engine of its own on the shared networks."""
+    return Engine(backbone(spec.backbone.source, spec.backbone.dtype), spec, _layouts(spec))
 
 
 _known: dict[str, list[ArrayLayout]] = {}
@@ -67,26 +72,20 @@ _known: dict[str, list[ArrayLayout]] = {}
 
 def _layouts(spec: ExtractSpec) -> list[ArrayLayout]:
     """Building the network on the meta device takes a second, so it is done once for specs with the same taps."""
-    key = spec.model_dump_json(
-        exclude={"groups": {"__all__": {"prompt", "t", "timestep", "seed"}}, "seed": True}
-    )
+    key = spec.model_dump_json(exclude={"groups": {"__all__": {"timestep", "seed"}}, "seed": True})
     if key not in _known:
-        _known[key] = layouts(spec, checkpoint.locate(spec.backbone))
+        _known[key] = layouts(spec, sources.locate(spec.backbone))
     return _known[key]
 
 
-def make_batch(keys: Sequence[str | None], *, shard: str = "a.tar") -> Batch:
+def make_batch(keys: Sequence[str | None], *, shard: str = "a.tar", side: int = SIDE) -> Batch:
     """A batch with a sample of its own for each key; None for a slot of padding."""
-    images = np.zeros((len(keys), 3, SIDE, SIDE), np.uint8)
+    images = np.zeros((len(keys), 3, side, side), np.uint8)
     for slot, key in enumerate(keys):
         if key is not None:
-            images[slot] = pixels(SIDE, SIDE, seed=sum(key.encode())).transpose(2, 0, 1)
-    return Batch(
-        ids=[None if key is None else (shard, key) for key in keys],
-        pixels=images,
-        captions=[None if key is None else f"a picture of {key}" for key in keys],
-        caption_reasons=[None] * len(keys),
-    )
+            images[slot] = pixels(side, side, seed=sum(key.encode())).transpose(2, 0, 1)
+    captions = [None if key is None else f"a picture of {key}" for key in keys]
+    return Batch.of_pictures([None if key is None else (shard, key) for key in keys], images, caption=captions)
 
 
 def copy_backbone(folder: Path, **scheduler: Any) -> Path:

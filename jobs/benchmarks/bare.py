@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jobs.benchmarks.workbench import engine_of, loaded
+from jobs.benchmarks.workbench import loaded, loaded_backbone
 from pipeline.backbone import Backbone
 from pipeline.batches import LoadedBatch
 from pipeline.plan import Plan, make_plan
@@ -49,24 +49,29 @@ def passes(backbone: Backbone, plan: Plan, batches: list[LoadedBatch]) -> Callab
     inputs = [_inputs(backbone, item) for item in batches]
     size = plan.spec.backbone.batch_size
     fixed = {
-        group.prompt: backbone.encode_text([group.prompt]).expand(size, -1, -1)
+        group.prompt: {
+            name: value.expand(size, *value.shape[1:])
+            for name, value in backbone.encode_text([group.prompt]).items()
+        }
         for group in groups
-        if not group.uses_caption
+        if not group.varies
     }
     recorders = {
-        group.name: Recorder(backbone.unet, [a.tap for a in plan.manifest.arrays if a.group == group.name])
+        group.name: Recorder(backbone.network, [a.tap for a in plan.manifest.arrays if a.group == group.name])
         for group in groups
     }
+    schedule, network = backbone.schedule, backbone.network
 
     @torch.inference_mode()
     def loop() -> None:
         for batch in inputs:
             mean, std = backbone.encode_images(batch.pixels)
-            latents = backbone.sample_latents(mean, std, batch.draw)
-            noisy = backbone.add_noise(latents, batch.noise, timestep)
+            latents = backbone.scale_latents(mean + std * batch.draw)
+            noisy = schedule.scale(schedule.add_noise(latents, batch.noise, timestep), timestep)
             for group in groups:
                 text = fixed[group.prompt] if group.prompt in fixed else backbone.encode_text(batch.captions)
-                recorders[group.name].run(partial(backbone.predict, noisy, timestep, text))
+                call = backbone.inputs(network, noisy.to(backbone.dtype), torch.tensor(timestep), text)
+                recorders[group.name].run(partial(backbone.predict, call))
 
     return loop
 
@@ -76,7 +81,7 @@ def _inputs(backbone: Backbone, item: LoadedBatch) -> _Inputs:
     with torch.inference_mode():
         mean, _ = backbone.encode_images(pixels[:1])
     shape = (len(pixels), *mean.shape[1:])
-    captions = [caption or "" for caption in item.batch.captions]
+    captions = [caption or "" for caption in item.batch.texts.get("caption", [])]
     return _Inputs(pixels, torch.randn(shape), torch.randn(shape), captions)
 
 
@@ -104,7 +109,7 @@ def _share(start: Any) -> None:
 def _process(spec: ExtractSpec, number: int, processes: int) -> dict[str, float]:
     plan = make_plan(spec)
     batches = loaded(plan)[number::processes]
-    backbone = engine_of(plan).backbone
+    backbone = loaded_backbone(plan)
     loop = passes(backbone, plan, batches)
     passes(backbone, plan, batches[:2])()  # warm up
     _start.wait()

@@ -19,7 +19,7 @@ import ray
 
 from jobs.benchmarks.bare import in_processes, passes
 from jobs.benchmarks.figures import Figure, Line, Measurement, in_turns
-from jobs.benchmarks.workbench import CAPTION, PLAIN, REQUESTS, Workbench, engine_of, loaded
+from jobs.benchmarks.workbench import CAPTION, PLAIN, REQUESTS, Workbench, engine_of, loaded, loaded_backbone
 from pipeline import ledger
 from pipeline.batches import Assignment
 from pipeline.features import Engine
@@ -50,8 +50,9 @@ def _in_worker(bench: Workbench, found: Measurement, what: str, groups: list[dic
     spec = bench.spec(bench.scale.worker_images, groups)
     plan = make_plan(spec)
     engine = engine_of(plan)
-    loop = passes(engine.backbone, plan, loaded(plan))
-    passes(engine.backbone, plan, loaded(plan)[:2])()  # warm up
+    backbone = loaded_backbone(plan)
+    loop = passes(backbone, plan, loaded(plan))
+    passes(backbone, plan, loaded(plan)[:2])()  # warm up
     costs: dict[str, list[float]] = defaultdict(list)
 
     def job() -> float:

@@ -52,6 +52,6 @@ def _count(backbone: Backbone) -> Counter[str]:
         return count
 
     backbone.vae.encoder.register_forward_pre_hook(counter("VAE encodings"))
-    backbone.unet.register_forward_pre_hook(counter("network passes"))
-    backbone.unet.conv_out.register_forward_pre_hook(counter("passes to the network's end"))
+    backbone.network.register_forward_pre_hook(counter("network passes"))
+    backbone.network.conv_out.register_forward_pre_hook(counter("passes to the network's end"))
     return made

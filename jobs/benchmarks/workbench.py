@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pipeline import embedded
+from pipeline import embedded, families, sources
 from pipeline.attempt import Attempt
+from pipeline.backbone import Backbone
 from pipeline.batches import Assignment, LoadedBatch, Record, ShardEnd, read_batches
 from pipeline.blocks import BlockAssembler
 from pipeline.features import Engine, Features, GroupTap, make_engine
@@ -194,7 +196,14 @@ SHARD_IMAGES = 64
 
 def engine_of(plan: Plan) -> Engine:
     """The job's own engine, on one core."""
-    return make_engine(plan.spec, plan.manifest.arrays, plan.manifest.timesteps, "cpu")
+    return make_engine(plan.spec, plan.manifest.arrays, "cpu")
+
+
+def loaded_backbone(plan: Plan) -> Backbone:
+    """The job's backbone, without its engine, on one core."""
+    torch.set_num_threads(1)
+    folder = sources.locate(plan.spec.backbone)
+    return families.load(folder, dtype=getattr(torch, plan.spec.backbone.dtype), device="cpu")
 
 
 def loaded(plan: Plan) -> list[LoadedBatch]:

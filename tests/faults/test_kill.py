@@ -193,9 +193,9 @@ class Finder:
             sys.meta_path.remove(self)
             import pipeline.shards
             read = pipeline.shards.read_shard
-            def faulty(shard, spec):
+            def faulty(shard, *wanted):
                 FAULT
-                return read(shard, spec)
+                return read(shard, *wanted)
             pipeline.shards.read_shard = faulty
 
 sys.meta_path.insert(0, Finder())

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from schemas.captions import CaptionSpec
 from schemas.spec import ExtractSpec
 
 SPEC = """\
@@ -54,7 +55,7 @@ def spec(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("command", ["extract", "shard", "inspect", "verify", "gc"])
+@pytest.mark.parametrize("command", ["extract", "caption", "presets", "shard", "inspect", "verify", "gc"])
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"], prog_name="gatehouse")
     assert result.exit_code == 0
@@ -67,7 +68,8 @@ def test_help_and_a_wrong_spec_load_neither_torch_nor_ray(tmp_path: Path) -> Non
         "import sys\nfrom jobs.cli import main\ntry:\n    main(sys.argv[1:])\n"
         "finally:\n    print(sorted({'torch', 'ray', 'zarr', 'diffusers'} & set(sys.modules)))"
     )
-    for arguments in (["--help"], ["extract", str(tmp_path / "none.yaml")]):
+    spec = str(tmp_path / "none.yaml")
+    for arguments in (["--help"], ["extract", spec], ["caption", spec], ["presets"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
         )
@@ -115,9 +117,25 @@ def test_extract_defaults(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     }
 
 
+def test_caption_hands_over_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "captions.yaml"
+    path.write_text("version: 1\ncaptions: c\ninput: {shards: '*.tar'}\nmodel: {source: m}\n")
+    job = put(monkeypatch, "caption", 3)
+    options = ["--set", "prompt=a photo of", "--limit", "5", "--dry-run", "--serial"]
+    assert CliRunner().invoke(app, ["caption", str(path), *options]).exit_code == 3
+    (handed,) = job.arguments
+    assert isinstance(handed, CaptionSpec)
+    assert (handed.prompt, handed.captions) == ("a photo of", "c")
+    assert job.options == {"limit": 5, "dry_run": True, "serial": True}
+    result = CliRunner().invoke(app, ["caption", str(path), "--set", "modl=1"])
+    assert result.exit_code == 2 and "modl: unknown key; allowed: model" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "arguments", "options"),
     [
+        ("presets", (None,), {}),
+        ("presets dift", ("dift",), {}),
         ("shard a.jpg b --out o --shard-size 9", (["a.jpg", "b"], "o", 9), {}),
         ("inspect s --out p.png --rows 2", ("s",), {"out": "p.png", "rows": 2}),
         ("verify s --fast", ("s",), {"fast": True}),

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from pipeline.identity import IdentityError
 from pipeline.probe import ProbeError
 from pipeline.shards import Sample, Shard, read_shard
 from pipeline.store import StoreError
-from schemas.spec import ExtractSpec, Input
+from schemas.spec import ExtractSpec
 from schemas.specfile import load
 from tests.conftest import BucketUrl
 from tests.faults.harness import contents, markers, spec_of, write_shards
@@ -186,8 +187,8 @@ def test_io_errors_are_retried_then_set_aside_then_retried_again(
     assert run(whole) == extract.DONE
     tries: list[str] = []
 
-    def broken(shard: Shard, spec: Input) -> object:
-        for sample in read_shard(shard, spec):
+    def broken(shard: Shard, *wanted: Any) -> object:
+        for sample in read_shard(shard, *wanted):
             if shard.id == "01.tar" and sample.index == 3:
                 tries.append(shard.id)
                 raise OSError("connection reset")
@@ -213,10 +214,10 @@ def test_only_what_failed_is_done_again(shards: str, tmp_path: Path, monkeypatch
     whole = spec_of(str(tmp_path / "whole"), shards)
     assert run(whole) == extract.DONE
 
-    def flaky(shard: Shard, spec: Input) -> object:
-        for sample in read_shard(shard, spec):
+    def flaky(shard: Shard, *wanted: Any) -> object:
+        for sample in read_shard(shard, *wanted):
             bad = shard.id == "01.tar" and sample.index == 3
-            yield Sample(3, sample.key, None, None, "io-error", "flaky", None) if bad else sample
+            yield Sample(3, sample.key, None, "io-error", "flaky") if bad else sample
 
     spec = spec_of(str(tmp_path / "store"), shards)
     with monkeypatch.context() as patch:
@@ -270,8 +271,8 @@ def test_a_store_of_another_version_is_refused(shards: str, tmp_path: Path) -> N
     spec = spec_of(str(tmp_path / "store"), shards)
     assert run(spec, limit=1) == extract.DONE
     manifest = tmp_path / "store" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(StoreError, match="is not of schema version 1, the one that this release reads"):
+    manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    with pytest.raises(StoreError, match="is not of schema version 2, the one that this release reads"):
         run(spec)
 
 
@@ -303,7 +304,7 @@ def test_an_outage_of_the_input_sets_nothing_aside(
     """Where no shard succeeds, the fault is not the shards': once it is over, the same command does them all."""
     write_shards(tmp_path / "shards", shards=4, images=6)
 
-    def down(shard: Shard, spec: Input) -> object:
+    def down(*_: Any) -> object:
         raise OSError("no route to host")
         yield
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline import FeatureStore, storage
-from pipeline.batches import Assignment
+from pipeline.attempt import index_table
+from pipeline.batches import Assignment, Record
+from pipeline.geometry import cells, placement
 from pipeline.shards import BadShard
+from schemas.layout import index_schema
 from tests.attempts import Draft, make_store, manifest, shard, store_shard, value
 from tests.conftest import BucketUrl
 
@@ -109,6 +112,18 @@ def test_bad_rows_are_nan_and_have_a_reason(url: str) -> None:
     pooled = store.pooled(["fine/tap"]).to_pydict()
     assert pooled["row"] == [lines[key]["row"] for key in KEYS[1:9]]
     assert pooled["fine/tap"] == [[value(key)] * 2 for key in KEYS[1:9]]
+
+
+def test_the_index_says_where_pictures_lie() -> None:
+    """And gives readers the mask of what is no padding."""
+    box = placement((24, 16), (48, 48), "pad").box
+    records = [Record(0, "a", height=24, width=16, box=box), Record(1, "b", "no-image")]
+    table = index_table(manifest(), records, Assignment(shard()), "attempt")
+    assert table.schema == index_schema(["plain", "fine"])
+    first, second = table.to_pylist()
+    assert first["box"] == {"top": 0, "left": 8, "height": 48, "width": 32} and second["box"] is None
+    mask = cells(tuple(first["box"].values()), (48, 48), (3, 6))
+    assert mask.tolist() == [[False, True, True, True, True, False]] * 3
 
 
 def test_a_truncated_shard(url: str) -> None:

@@ -13,9 +13,12 @@ import pytest
 from pipeline import batches
 from pipeline.bad import BadShard
 from pipeline.batches import Assignment, LoadedBatch, Record, ShardEnd, read_batches
+from pipeline.captions import CaptionRecord, CaptionsError, open_captions, write
+from pipeline.decode import decode, decode_beside
 from pipeline.shards import Sample, Shard
+from schemas.captions import CaptionsManifest
 from schemas.spec import ExtractSpec
-from tests.engines import SIDE, make_spec
+from tests.engines import SIDE, group, make_spec
 from tests.tars import Member, jpeg, make_tar, png, shard_of
 
 SPEC = make_spec(input={"shards": "unused"})  # batches of 4
@@ -62,7 +65,8 @@ def test_slots_follow_from_positions(pool: ThreadPoolExecutor) -> None:
     assert end == ShardEnd(stop=6, complete=True)
     last = loaded[1].batch
     assert last.ids == [("a.tar", "04"), ("a.tar", "05"), None, None]
-    assert last.captions == ["caption 4", "caption 5", None, None]
+    assert last.texts == {"caption": ["caption 4", "caption 5", None, None]}
+    assert last.boxes.tolist() == [[0, 0, SIDE, SIDE]] * 2 + [[0] * 4] * 2 and last.fields == {}
     assert last.pixels.shape == (4, 3, SIDE, SIDE) and last.pixels[:2].any() and not last.pixels[2:].any()
     record = loaded[1].records[1]
     assert record == Record(
@@ -71,6 +75,7 @@ def test_slots_follow_from_positions(pool: ThreadPoolExecutor) -> None:
         caption="caption 5",
         height=16,
         width=24,
+        box=(0, 0, SIDE, SIDE),
         sha256=hashlib.sha256(png(16, 24, 5)).hexdigest(),
     )
 
@@ -81,12 +86,13 @@ def test_a_bad_sample_leaves_padding_and_a_record(pool: ThreadPoolExecutor) -> N
     loaded, _ = read(make_shard(make_tar(None, members(4, bad=(1,)))), pool)
     assert slots(loaded) == slots(whole)
     assert loaded[0].batch.ids == [("a.tar", "00"), None, ("a.tar", "02"), ("a.tar", "03")]
-    assert not loaded[0].batch.pixels[1].any() and loaded[0].batch.captions[1] is None
+    assert not loaded[0].batch.pixels[1].any() and loaded[0].batch.texts["caption"][1] is None
     for slot in (0, 2, 3):
         assert (loaded[0].batch.pixels[slot] == whole[0].batch.pixels[slot]).all()
     record = loaded[0].records[1]
     assert record is not None and record.status == "failed"
     assert (record.reason, record.caption, record.height) == ("undecodable-image", "caption 1", None)
+    assert record.box is None
     assert record.detail and record.sha256 == hashlib.sha256(BROKEN).hexdigest()
 
 
@@ -106,14 +112,109 @@ def test_bad_before_decoding(pool: ThreadPoolExecutor) -> None:
 
 
 def test_a_missing_caption_is_no_bad_sample(pool: ThreadPoolExecutor) -> None:
-    loaded, _ = read(
-        make_shard(make_tar(None, [("a.jpg", jpeg(8, 8)), ("b.jpg", jpeg(8, 8)), ("b.txt", b"\xff")])), pool
-    )
-    assert loaded[0].batch.captions == [None] * 4
-    assert loaded[0].batch.caption_reasons == ["no-caption", "undecodable-caption", None, None]
+    shard = make_shard(make_tar(None, [("a.jpg", jpeg(8, 8)), ("b.jpg", jpeg(8, 8)), ("b.txt", b"\xff")]))
+    spec = make_spec(group(prompt="{caption}"), input={"shards": "unused"})
+    loaded, _ = read(shard, pool, spec)
+    assert loaded[0].batch.texts["caption"] == [None] * 4
+    assert loaded[0].batch.text_reasons["caption"] == ["no-caption", "undecodable-caption", None, None]
     first, second = loaded[0].records[:2]
     assert first and second and first.reason is None and second.reason is None
-    assert "no member a.txt" in first.detail and "UTF-8" in second.detail
+    assert first.detail == "no member a.txt" and "UTF-8" in second.detail
+    loaded, _ = read(shard, pool)
+    assert [record.detail for record in loaded[0].records if record] == ["", ""], "no group needs them here"
+
+
+def captions(tmp_path: Path, **found: str) -> str:
+    """A folder as the caption job writes it, for the shard of these tests."""
+    identity = {"model": "m"}
+    manifest = CaptionsManifest(gatehouse="0", identity=identity, spec={}, libraries={})
+    folder = open_captions(str(tmp_path / "captions"), manifest)
+    write(
+        folder, make_shard(b""), [CaptionRecord(i, key, text) for i, (key, text) in enumerate(found.items())]
+    )
+    return folder.url
+
+
+def test_captions_of_the_caption_job_fill_in(pool: ThreadPoolExecutor, tmp_path: Path) -> None:
+    """Where the sample has none, or none that can be read; its own goes before."""
+    made = captions(tmp_path, a="made a", b="made b", c="made c")
+    images: list[Member] = [(f"{key}.jpg", jpeg(8, 8)) for key in "abcd"]
+    tar = make_tar(None, [images[0], ("a.txt", b"own"), images[1], ("b.txt", b"\xff"), *images[2:]])
+    spec = make_spec(group(prompt="{caption}"), input={"shards": "unused", "captions": made})
+    loaded, _ = read(make_shard(tar), pool, spec)
+    assert loaded[0].batch.texts["caption"] == ["own", "made b", "made c", None]
+    assert loaded[0].batch.text_reasons["caption"] == [None, None, None, "no-caption"]
+    records = [record for record in loaded[0].records if record]
+    assert [record.caption for record in records] == ["own", "made b", "made c", None], (
+        "the one that was used"
+    )
+    assert records[1].detail == "" and records[3].detail == f"no member d.txt; {made} has no caption of 'd'"
+
+
+def test_captions_of_the_caption_job_alone(pool: ThreadPoolExecutor, tmp_path: Path) -> None:
+    made = captions(tmp_path, a="made a")
+    tar = make_tar(None, [("a.jpg", jpeg(8, 8)), ("a.txt", b"own"), ("b.jpg", jpeg(8, 8))])
+    where = {"shards": "unused", "captions": made, "caption_field": None}
+    loaded, _ = read(make_shard(tar), pool, make_spec(group(prompt="{caption}"), input=where))
+    assert loaded[0].batch.texts["caption"] == ["made a", None, None, None]
+    assert loaded[0].batch.text_reasons["caption"] == [None, "no-caption", None, None]
+    with pytest.raises(CaptionsError, match=r"shard 'other.tar' has none yet"):
+        read(shard_of(tar, "memory://batches/other.tar"), pool, make_spec(input=where))
+
+
+def test_json_fields_for_prompts(pool: ThreadPoolExecutor) -> None:
+    image = jpeg(8, 8)
+    tar = make_tar(None, [("a.jpg", image), ("a.json", b'{"x": "one"}'), ("b.jpg", image), ("b.json", b"[")])
+    spec = make_spec(group(prompt="{json:x} {json:y}"), input={"shards": "unused"})
+    loaded, _ = read(make_shard(tar), pool, spec)
+    batch = loaded[0].batch
+    assert batch.texts["json:x"] == ["one", None, None, None] and batch.texts["json:y"] == [None] * 4
+    assert batch.text_reasons["json:x"] == [None, "undecodable-json", None, None]
+    assert batch.text_reasons["json:y"] == ["no-json-field", "undecodable-json", None, None]
+    first, second = loaded[0].records[:2]
+    assert first and first.detail == "the sample's json has no field 'y'"
+    assert second and second.detail.startswith("the sample's json is invalid"), "said once for both"
+
+
+DEPTH = {"type": "controlnet", "source": "unused", "image": "field:depth.png"}
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_control_images_lie_under_their_pictures(pool: ThreadPoolExecutor, fit: str) -> None:
+    tar = make_tar(None, [("a.jpg", jpeg(16, 24)), ("a.depth.png", png(32, 48, 5)), ("b.jpg", b"bad")])
+    spec = make_spec(group(techniques=[DEPTH]), fit=fit, input={"shards": "unused"})
+    loaded, _ = read(make_shard(tar), pool, spec)
+    batch = loaded[0].batch
+    size = (SIDE, SIDE)
+    expected = decode_beside(png(32, 48, 5), (16, 24), size, 10**6, spec.fit)
+    assert (batch.fields["depth.png"][0] == expected).all() and not batch.fields["depth.png"][1:].any()
+    assert batch.field_reasons == {"depth.png": [None] * 4}
+    picture = decode(jpeg(16, 24), size, 10**6, spec.fit)
+    assert (batch.pixels[0] == picture.pixels).all()
+    record = loaded[0].records[0]
+    assert record and record.box == tuple(batch.boxes[0]) == picture.box
+    assert picture.box[2] == (SIDE if fit != "pad" else 43)
+
+
+def test_a_bad_control_image_is_no_bad_sample(pool: ThreadPoolExecutor) -> None:
+    image = jpeg(16, 24)
+    members = [
+        member
+        for key, control in (("a", None), ("b", BROKEN), ("c", png(24, 16)), ("d", b""))
+        for member in ((f"{key}.jpg", image), *([] if control is None else [(f"{key}.depth.png", control)]))
+    ]
+    spec = make_spec(group(techniques=[DEPTH]), group("plain2"), input={"shards": "unused"})
+    loaded, _ = read(make_shard(make_tar(None, members)), pool, spec)
+    batch = loaded[0].batch
+    assert None not in batch.ids and not batch.fields["depth.png"].any()
+    reasons = ["no-field", "undecodable-field", "field-aspect", "undecodable-field"]
+    assert batch.field_reasons["depth.png"] == reasons
+    details = [record.detail for record in loaded[0].records if record]
+    assert details[0] == "no member a.depth.png"
+    assert details[1].startswith("depth.png: undecodable-image: starts with b'no picture'")
+    assert details[2].startswith("depth.png has 24 x 16 pixels")
+    assert details[3] == "depth.png: empty-image: the image has no bytes"
+    assert all(record is not None and record.reason is None for record in loaded[0].records)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +294,7 @@ def test_io_errors_propagate(
 
     def breaks_off(*_: Any) -> Iterator[Sample]:
         for index in range(6):
-            yield Sample(index, str(index), png(8, 8), None, None, "", None)
+            yield Sample(index, str(index), png(8, 8))
         raise OSError("connection lost")
 
     monkeypatch.setattr(batches, "read_shard", breaks_off)
@@ -221,7 +322,7 @@ def test_bad_shard_at_a_batch_boundary(pool: ThreadPoolExecutor, monkeypatch: py
 
     def faulty(*_: Any) -> Iterator[Sample]:
         for index in range(4):
-            yield Sample(index, str(index), png(8, 8), None, None, "", None)
+            yield Sample(index, str(index), png(8, 8))
         raise BadShard("damaged-tar", "detail")
 
     monkeypatch.setattr(batches, "read_shard", faulty)

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from pipeline.decode import Decoded, decode
-from pipeline.shards import BadSample
+from pipeline.bad import BadSample
+from pipeline.decode import BLACK, GREY, Decoded, decode, decode_beside, fitted
+from pipeline.geometry import Fit, Size
 from tests.tars import encode, jpeg, pixels, png
 
 PICTURE = Image.fromarray(pixels(24, 16))
@@ -59,7 +60,73 @@ def test_stretched_as_pil_does(format: str) -> None:
     expected = np.asarray(as_pil(data).resize((40, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     assert decoded.pixels.dtype == np.uint8 and decoded.pixels.flags.c_contiguous
     np.testing.assert_array_equal(decoded.pixels, expected)
-    assert (decoded.height, decoded.width) == (24, 16)
+    assert (decoded.height, decoded.width, decoded.box) == (24, 16, (0, 0, 32, 40))
+
+
+def resized(image: Image.Image, size: Size, box: tuple[float, float, float, float]) -> np.ndarray:
+    """PIL's own result for a part (left, top, right, bottom) of a picture, [3, H, W]."""
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box)).transpose(2, 0, 1)
+
+
+def test_a_crop_is_the_middle_at_one_scale() -> None:
+    """24 x 16 to 32 x 32: 16 rows of the 24 are kept, 4 are lost above and 4 below."""
+    decoded = decode(png(24, 16), (32, 32), 10**6, "crop")
+    np.testing.assert_array_equal(decoded.pixels, resized(PICTURE, (32, 32), (0, 4, 16, 20)))
+    assert (decoded.height, decoded.width, decoded.box) == (24, 16, (0, 0, 32, 32))
+
+
+def test_padding_is_grey_around_the_whole_picture() -> None:
+    decoded = decode(png(24, 16), (48, 48), 10**6, "pad")
+    assert decoded.box == (0, 8, 48, 32)
+    np.testing.assert_array_equal(decoded.pixels[:, :, 8:40], resized(PICTURE, (48, 32), (0, 0, 16, 24)))
+    assert (decoded.pixels[:, :, :8] == GREY).all() and (decoded.pixels[:, :, 40:] == GREY).all()
+    assert abs(GREY / 127.5 - 1) < 0.005, "which is about 0 to the network"
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_a_picture_of_the_images_size_is_left_as_it_is(fit: Fit) -> None:
+    np.testing.assert_array_equal(
+        fitted(PICTURE, (24, 16), fit).pixels, np.asarray(PICTURE).transpose(2, 0, 1)
+    )
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("picture", [(24, 16), (50, 75), (64, 64)])
+@pytest.mark.parametrize("factor", [1, 3])
+def test_a_control_image_comes_to_lie_under_its_picture(picture: Size, factor: int, fit: Fit) -> None:
+    """A ramp from corner to corner, at another resolution: what the picture shows at a place, the control shows too."""
+    height, width = picture
+
+    def ramp(scale: int) -> bytes:
+        down, across = ((np.arange(scale * side) + 0.5) / (scale * side) for side in (height, width))
+        colours = np.stack(np.broadcast_arrays(250 * down[:, None], 250 * across[None], 125.0), axis=2)
+        return encode(Image.fromarray(colours.round().astype(np.uint8)), "PNG")
+
+    decoded = decode(ramp(1), (64, 48), 10**6, fit)
+    control = decode_beside(ramp(factor), picture, (64, 48), 10**6, fit)
+    assert control.dtype == np.uint8 and control.shape == (3, 64, 48)
+    top, left, tall, wide = decoded.box
+    inside = np.s_[:, top : top + tall, left : left + wide]
+    difference = np.abs(control[inside].astype(int) - decoded.pixels[inside])
+    assert difference.mean() < 1 and difference.max() <= 125 / min(picture) + 2, "half a pixel, at the edges"
+    assert factor > 1 or not difference.any()
+    outside = np.ones((64, 48), bool)
+    outside[inside[1:]] = False
+    assert (control[:, outside] == BLACK).all() and (decoded.pixels[:, outside] == GREY).all()
+
+
+def test_a_depth_map_of_16_bits_beside_a_picture() -> None:
+    depth = np.linspace(0, 65535, 24 * 16).astype(np.uint16).reshape(24, 16)
+    control = decode_beside(encode(Image.fromarray(depth), "PNG"), (48, 32), (24, 16), 10**6)
+    np.testing.assert_array_equal(control, np.broadcast_to(depth >> 8, (3, 24, 16)))
+
+
+def test_a_control_image_of_another_frame() -> None:
+    """Upright beside a picture that lies on its side: it would be stretched over it without a word."""
+    with pytest.raises(BadSample) as caught:
+        decode_beside(png(24, 16), (16, 24), (8, 8), 10**6)
+    assert caught.value.reason == "field-aspect"
+    assert "has 24 x 16 pixels (height x width), its picture 16 x 24; a control" in caught.value.detail
 
 
 def test_one_pixel() -> None:

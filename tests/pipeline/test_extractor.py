@@ -144,7 +144,7 @@ def test_more_than_a_batch_and_none_at_all(extractor: FeatureExtractor) -> None:
 def test_captions_missing() -> None:
     extract = FeatureExtractor(make_spec(group("words", prompt="{caption}", taps=TAPS[:1])))
     with pytest.raises(
-        ValueError, match="image 0: the prompt of group 'words' needs a caption; give `captions`"
+        ValueError, match=r"the prompt of group 'words' has \{caption\}; give `captions`, a text for each image"
     ):
         extract([jpeg(8, 8)])
     assert extract([jpeg(8, 8)], captions=[""])[f"words/{TAPS[0]}"].shape[0] == 1
@@ -169,9 +169,9 @@ def test_a_value_that_does_not_fit(extractor: FeatureExtractor, monkeypatch: pyt
     engine = extractor._engine
     real, batches = engine.backbone.predict, []
 
-    def predict(noisy: Any, timestep: int, text: Any) -> None:
-        batches.append(noisy)
-        real(noisy * (1e6 if len(batches) == 2 else 1), timestep, text)
+    def predict(inputs: dict[str, Any]) -> Any:
+        batches.append(inputs)
+        return real(inputs | {"sample": inputs["sample"] * (1e6 if len(batches) == 2 else 1)})
 
     monkeypatch.setattr(engine.backbone, "predict", predict)
     with pytest.raises(ValueError, match="image 4: group 'plain' failed: float16-overflow"):

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline import embedded, noise
-from pipeline.features import Batch, Engine, Features, pack
+from pipeline.batch import Batch
+from pipeline.features import Engine, Features, pack
 from tests.engines import TAPS, group, make_batch, make_engine, make_spec
 
 KEYS = ["a", "b", "c", "d"]
@@ -106,8 +107,8 @@ def test_what_groups_share_is_computed_once(groups: list[dict[str, Any]], calls:
     """Real calls of the networks are counted, not only the engine's own count."""
     engine = make_engine(make_spec(*groups))
     backbone = engine.backbone
-    made = {"image": 0, "text": 0, "network": 0}
-    watched = {"image": backbone.vae.encoder, "text": backbone.text_encoder, "network": backbone.unet.conv_in}
+    made = {"image": 0, "network": 0}
+    watched = {"image": backbone.vae.encoder, "network": backbone.network.conv_in}
 
     def count(kind: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
@@ -224,8 +225,8 @@ def test_with_more_threads_a_row_depends_on_its_slot_too(
 def test_a_missing_caption_fails_its_group_alone() -> None:
     engine = make_engine(make_spec(group(), group("caption", prompt="{caption}")))
     whole, batch = engine.run(make_batch(KEYS)), make_batch(["a", "b", "c", None])
-    batch.captions[0], batch.caption_reasons[0] = None, "undecodable-caption"
-    batch.captions[1] = None
+    batch.texts["caption"][:2] = None, None
+    batch.text_reasons["caption"][0] = "undecodable-caption"
     features = engine.run(batch)
     assert features.reasons == {
         "plain": [None] * 4,
@@ -241,7 +242,7 @@ def test_a_prompt_is_a_template_not_a_format() -> None:
     """Braces in a caption, or a placeholder in it, are text."""
     engine = make_engine(make_spec(group(prompt="{caption}")))
     batch = make_batch(KEYS)
-    batch.captions[0] = "{0} {caption} {x"
+    batch.texts["caption"][0] = "{0} {caption} {x"
     assert engine.run(batch).reasons == {"plain": [None] * 4}
 
 
@@ -291,10 +292,10 @@ def test_an_overflow_fails_its_group_alone(monkeypatch: pytest.MonkeyPatch) -> N
     engine = make_engine(make_spec(group(), group("safe", taps=[{"name": TAPS[0], "dtype": "float32"}])))
     real = engine.backbone.predict
 
-    def predict(noisy: Tensor, timestep: int, text: Tensor) -> None:
-        noisy = noisy.clone()
+    def predict(inputs: dict[str, Any]) -> Tensor:
+        noisy = inputs["sample"].clone()
         noisy[2] *= 1e6
-        real(noisy, timestep, text)
+        return real(inputs | {"sample": noisy})
 
     monkeypatch.setattr(engine.backbone, "predict", predict)
     features = engine.run(make_batch(KEYS))

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipeline import checkpoint
-from pipeline.backbone import resolve_timestep
-from pipeline.identity import IdentityError, check_backbone, check_same, identity, libraries
+from pipeline import sources
+from pipeline.identity import IdentityError, check_weights, check_same, identity, libraries
 from schemas.receipts import ArrayLayout, Manifest
 from schemas.spec import ExtractSpec, Group, Tap
 from tests.engines import copy_backbone, group, make_spec
@@ -30,6 +29,15 @@ CHANGES: dict[str, Any] = {
     "groups.prompt": "a cat",
     "groups.t": 51,
     "groups.seed": 1,
+    "groups.text_windows": 2,
+    "groups.latents": "mean",
+    "groups.flip": True,
+    "groups.techniques": [{"type": "guidance", "scale": 3.0}],
+    "groups.taps.stages": [{"name": "attn", "stages": ["up", "mid"]}],
+    "groups.taps.strides": [{"name": "attn", "strides": [16, 16]}],
+    "groups.taps.tokens": [{"name": "attn", "tokens": [1, 2]}],
+    "fit": "pad",
+    "tiles": {"size": [32, 32], "overlap": 8},
     "output.dtype": "float32",
     "output.maps": False,
     "output.pooled": False,
@@ -56,10 +64,10 @@ SAME: dict[str, Any] = {
 }
 """Another value for each field that does not."""
 
-BY_CONTENT = {"backbone.source", "backbone.revision"}
+BY_CONTENT = {"backbone.source", "backbone.revision", "backbone.config", "input.captions"}
 """Fields that count by the files they lead to."""
 
-FIXED = {"version", "groups.techniques", "groups.timestep", "groups.taps.name"}
+FIXED = {"version", "groups.timestep", "groups.taps.name", "groups.per_image_attention"}
 """Fields of which there is one value, or another way to say the same."""
 
 
@@ -79,7 +87,9 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def changed(field: str, value: Any) -> ExtractSpec:
     document = make_spec(group(taps=["mid-vit-out"])).model_dump(mode="json")
     target = document["groups"][0] if field.startswith("groups.") else document
-    *outer, last = field.removeprefix("groups.").removesuffix(".dtype" if "taps" in field else "").split(".")
+    if field.startswith("groups.taps."):
+        field = "groups.taps"
+    *outer, last = field.removeprefix("groups.").split(".")
     for key in outer:
         target = target[key]
     assert target[last] != value
@@ -89,7 +99,7 @@ def changed(field: str, value: Any) -> ExtractSpec:
 
 def identity_of(spec: ExtractSpec) -> dict[str, Any]:
     """As the planner makes it, but with shapes that need no network; as it is read from a manifest."""
-    folder = checkpoint.locate(spec.backbone)
+    folder = sources.locate(spec.backbone)
     arrays = [
         ArrayLayout(group=one.name, tap=name, shape=[1, 1, 1], dtype=dtype or spec.output.dtype)
         for one in spec.groups
@@ -97,8 +107,7 @@ def identity_of(spec: ExtractSpec) -> dict[str, Any]:
             (tap, None) if isinstance(tap, str) else (tap.name, tap.dtype) for tap in one.taps
         )
     ]
-    timesteps = {one.name: resolve_timestep(folder, one.t, one.timestep) for one in spec.groups}
-    return json.loads(json.dumps(identity(spec, folder, timesteps, arrays)))
+    return json.loads(json.dumps(identity(spec, folder, arrays)))
 
 
 def manifest(identity: dict[str, Any]) -> Manifest:
@@ -109,7 +118,6 @@ def manifest(identity: dict[str, Any]) -> Manifest:
         rows_per_block=1,
         rows_per_extent=1,
         spec={},
-        timesteps={},
         libraries={},
     )
 
@@ -148,7 +156,7 @@ def test_the_same_files_elsewhere(tmp_path: Path, original: dict[str, Any]) -> N
     folder = copy_backbone(tmp_path / "copy")
     copied = make_spec(group(taps=["mid-vit-out"]), backbone={"source": str(folder), "batch_size": 4})
     check_same("there", manifest(original), identity_of(copied))
-    check_backbone(copied, manifest(original))
+    check_weights(copied, manifest(original))
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace("0.012", "0.013"))
     with pytest.raises(
@@ -156,7 +164,7 @@ def test_the_same_files_elsewhere(tmp_path: Path, original: dict[str, Any]) -> N
     ):
         check_same("there", manifest(original), identity_of(copied))
     with pytest.raises(IdentityError, match="copy': the files found on this machine are not those"):
-        check_backbone(copied, manifest(original))
+        check_weights(copied, manifest(original))
 
 
 def test_all_differences_are_listed(original: dict[str, Any]) -> None:

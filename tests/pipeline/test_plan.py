@@ -44,7 +44,7 @@ def test_block_rows(row_bytes: list[int], shard_rows: int, block_bytes: int) -> 
 
 def test_layouts_are_what_the_network_gives() -> None:
     spec = make_spec(
-        group("all", taps=vocabulary.names(layouts_config()), prompt="{caption}"),
+        group("all", taps=vocabulary.names(layouts_config()), prompt="{caption}", per_image_attention=True),
         group("some", taps=["up-level1-upsampler-out", {"name": TAPS[0], "dtype": "float32"}]),
         backbone={"batch_size": 1},
     )
@@ -75,7 +75,7 @@ def test_a_tap_beside_its_set_keeps_its_dtype(taps: list[Any]) -> None:
 def test_dtypes_and_order() -> None:
     """A set may have a dtype; taps come in the network's order, each once."""
     spec = make_spec(
-        group(taps=[{"name": "legacy", "dtype": "float32"}, TAPS[1], TAPS[1]]), output={"dtype": "float16"}
+        group(taps=[{"name": "legacy", "dtype": "float32"}, TAPS[1]]), output={"dtype": "float16"}
     )
     planned = layouts(spec, EMBEDDED)
     assert [one.tap for one in planned] == vocabulary.resolve(["legacy", TAPS[1]], layouts_config())
@@ -94,6 +94,46 @@ def test_wrong_taps() -> None:
         "groups.1.taps.1: 'up-level1-upsampler-ou' is no tap of this network; nearest: up-level1-u"
     )
     assert [path for path, _ in plan.wrong_taps(spec)] == [("groups", 0, "taps"), ("groups", 1, "taps", 1)]
+
+
+@pytest.mark.parametrize("tap", ["attn", "mid-vit-block0-cross-map"])
+def test_attention_by_token_wants_one_prompt(tap: str) -> None:
+    """Channel 7 would be another word in every image."""
+    varying = group(taps=[tap], prompt="{caption}")
+    with pytest.raises(
+        ValueError, match=f"group 'plain': the channels of '{tap}' are the prompt's tokens, and"
+    ):
+        layouts(make_spec(varying), EMBEDDED)
+    forced = make_spec(varying | {"per_image_attention": True}, group("fixed", taps=[tap]))
+    assert [one.tap for one in layouts(forced, EMBEDDED)] == [tap, tap]
+
+
+def test_attn_has_a_channel_for_each_resolution_and_token() -> None:
+    """The embedded backbone reads 40 tokens; at 64 px its tokens are 16 and 32 pixels wide, as in the reference."""
+    some = {"name": "attn", "tokens": [1, 2, 5], "strides": [16, 16]}
+    spec = make_spec(
+        group(taps=["attn"]), group("some", taps=[some]), group("long", taps=["attn"], text_windows=2)
+    )
+    assert [one.shape for one in layouts(spec, EMBEDDED)] == [[80, 8, 8], [3, 8, 8], [160, 8, 8]]
+    with pytest.raises(ValueError, match=r"attn.tokens has 40, and the prompt's encoding ends at 39"):
+        layouts(make_spec(group(taps=[{"name": "attn", "tokens": [40]}])), EMBEDDED)
+    with pytest.raises(
+        ValueError, match=r"groups.0.taps.0: this network has no cross-attention in the stages up"
+    ):
+        layouts(make_spec(group(taps=[{"name": "attn", "strides": [1, 2]}])), EMBEDDED)
+
+
+def test_tiles_make_whole_maps() -> None:
+    large: dict[str, Any] = {"image_size": [192, 256]}
+    tiles = {"size": [128, 128], "overlap": 64}
+    assert layouts(make_spec(group(), **large, tiles=tiles), EMBEDDED) == layouts(
+        make_spec(group(), **large), EMBEDDED
+    )
+    inside = group(taps=["mid-vit-block0-self-map"])
+    with pytest.raises(
+        ValueError, match="'mid-vit-block0-self-map' relates the places of one pass, which tiles"
+    ):
+        layouts(make_spec(inside, **large, tiles=tiles), EMBEDDED)
 
 
 def test_an_oversize_attention_map() -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbone import Backbone
-from pipeline.checkpoint import locate
-from pipeline.features import Batch, Engine, Features, GroupTap
+from pipeline import families, sources
+from pipeline.batch import Batch
+from pipeline.features import Engine, Features, GroupTap
 from pipeline.plan import layouts
 from pipeline.probe import Probe, ProbeError, check, measure
 from pipeline.shards import Shard, list_shards
@@ -63,7 +63,7 @@ def test_two_good_images_are_measured(watched: Watched, tmp_path: Path) -> None:
     probe = measure(watched, spec, found, "cpu")
     assert len(watched.batches) == 2, "once to warm up, once to measure"
     assert watched.batches[1].ids == [("1.tar", "1"), ("1.tar", "3")]
-    assert watched.batches[1].captions == ["", ""], "a caption that is missing is not what is looked for"
+    assert watched.batches[1].texts == {"caption": [None, None]}, "a missing caption is not what is looked for"
     assert 0.02 < probe.seconds_per_image < 0.2
     assert probe.device.startswith("cpu") and probe.fixed_bytes > 0 and probe.free_bytes > 0
     assert probe.unstorable == probe.not_finite == []
@@ -118,10 +118,10 @@ def test_peak_of_a_gpu_is_not_that_of_loading(
 
 def scaled_engine(spec: ExtractSpec, factor: float) -> Engine:
     """An engine whose last tap gives values so many times larger."""
-    folder = locate(spec.backbone)
-    backbone = Backbone(folder, dtype=torch.float32, device="cpu")
-    backbone.unet.up_blocks[3].attentions[2].proj_out.weight.mul_(factor)
-    return Engine(backbone, spec.groups, layouts(spec, folder), {"plain": 51}, spec.seed)
+    folder = sources.locate(spec.backbone)
+    backbone = families.load(folder, dtype=torch.float32, device="cpu")
+    backbone.network.up_blocks[3].attentions[2].proj_out.weight.mul_(factor)
+    return Engine(backbone, spec, layouts(spec, folder))
 
 
 def test_values_that_float16_cannot_hold_are_proposed_as_float32() -> None:

@@ -33,7 +33,6 @@ def manifest(level: int) -> Manifest:
         rows_per_block=ROWS_PER_BLOCK,
         rows_per_extent=ROWS_PER_BLOCK,
         spec={},
-        timesteps={"plain": 51},
         libraries={},
     )
 

@@ -15,28 +15,43 @@ from typing import Any
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.bad import BadSample
 from pipeline.shards import BadShard, Sample, count_samples, read_shard
+from pipeline.tarstream import TarStream
 from schemas.spec import Input
 from tests.tars import Member, header, jpeg, make_tar, png, shard_of
 
 SPEC = Input(shards="unused")
 
 
-def read(members: list[Member], spec: Input = SPEC, **options: int) -> list[Sample]:
+def read(
+    members: list[Member], spec: Input = SPEC, *wanted: list[str], format: int = tarfile.PAX_FORMAT
+) -> list[Sample]:
     """Samples of a tar with these members, streamed from a file system that is not local."""
-    shard = shard_of(make_tar(None, members, **options), "memory://shards/a.tar")
-    samples = list(read_shard(shard, spec))
+    shard = shard_of(make_tar(None, members, format), "memory://shards/a.tar")
+    samples = list(read_shard(shard, spec, *wanted))
     assert count_samples(shard, spec) == len(samples)
     assert [sample.index for sample in samples] == list(range(len(samples)))
     for sample in samples:
-        (sample.key + sample.detail + (sample.caption or "")).encode()  # Arrow takes nothing else
+        parts = [*sample.texts.values(), *sample.fields.values()]
+        details = [part.detail for part in parts if isinstance(part, BadSample)]
+        (sample.key + sample.detail + (sample.caption or "") + "".join(details)).encode()  # as Arrow wants it
         assert (sample.image is None) == (sample.reason is not None)
     return samples
 
 
-def only(members: list[Member], spec: Input = SPEC) -> Sample:
-    (sample,) = read(members, spec)
+def only(members: list[Member], spec: Input = SPEC, *wanted: list[str]) -> Sample:
+    (sample,) = read(members, spec, *wanted)
     return sample
+
+
+def problem(part: str | bytes | BadSample) -> str | None:
+    return part.reason if isinstance(part, BadSample) else None
+
+
+def lacks_caption(sample: Sample) -> str | None:
+    """Why, if it lacks one."""
+    return problem(sample.texts["caption"])
 
 
 def test_samples_in_order_with_captions() -> None:
@@ -44,11 +59,11 @@ def test_samples_in_order_with_captions() -> None:
     samples = read(
         [("a.jpg", image), ("a.txt", "ein Wäldchen\n".encode()), ("a.seg.png", png(4, 4)), ("d/b.PNG", image)]
     )
-    assert [(s.key, s.image, s.caption, s.caption_reason) for s in samples] == [
+    assert [(s.key, s.image, s.caption, lacks_caption(s)) for s in samples] == [
         ("a", image, "ein Wäldchen", None),
         ("d/b", image, None, "no-caption"),
     ]
-    assert "d/b.txt" in samples[1].detail
+    assert str(samples[1].texts["caption"]) == "no-caption: no member d/b.txt"
 
 
 def test_only_members_that_belong_to_samples_count() -> None:
@@ -83,7 +98,7 @@ def test_image_by_preference(order: tuple[str, str], fields: str | list[str], ex
 def test_image_field_with_dots() -> None:
     spec = Input(shards="x", image_field="seg.png", caption_field=None)
     sample = only([("a.jpg", b"photo"), ("a.seg.png", b"mask")], spec)
-    assert (sample.image, sample.caption, sample.caption_reason, sample.detail) == (b"mask", None, None, "")
+    assert (sample.image, sample.texts, sample.fields, sample.detail) == (b"mask", {}, {}, "")
 
 
 @pytest.mark.parametrize(
@@ -103,14 +118,76 @@ def test_image_field_with_dots() -> None:
 def test_caption_in_json(data: bytes, caption: str | None, reason: str | None) -> None:
     """A lone surrogate is valid json and stopped the Parquet writer; deep nesting is a RecursionError."""
     sample = only([("a.jpg", b"image"), ("a.json", data)], Input(shards="x", caption_field="json:text"))
-    assert (sample.image, sample.caption, sample.caption_reason) == (b"image", caption, reason)
-    assert bool(sample.detail) == bool(reason)
+    assert (sample.image, sample.caption, lacks_caption(sample)) == (b"image", caption, reason)
 
 
 @pytest.mark.parametrize("member", [("a.txt", b"\xff\xff"), header("a.txt", tarfile.SYMTYPE, "/etc/passwd")])
 def test_bad_caption_keeps_the_image(member: Member) -> None:
     sample = only([("a.jpg", b"image"), member])
-    assert (sample.image, sample.caption, sample.caption_reason) == (b"image", None, "undecodable-caption")
+    assert (sample.image, sample.caption, lacks_caption(sample)) == (b"image", None, "undecodable-caption")
+
+
+def test_json_fields_beside_a_caption() -> None:
+    """One member serves them all, and each has its own reason."""
+    data = b'{"text": "a", "class": " owl ", "count": 3, "none": null}'
+    fields = ["class", "count", "none", "other"]
+    sample = only(
+        [("a.jpg", b"image"), ("a.json", data)], Input(shards="x", caption_field="json:text"), [], fields
+    )
+    assert sample.texts["json:class"] == "owl" and sample.caption == "a"
+    found = {name: problem(text) for name, text in sample.texts.items()}
+    assert found == {
+        "json:class": None,
+        "json:count": "undecodable-json",
+        "json:none": "no-json-field",
+        "json:other": "no-json-field",
+        "caption": None,
+    }
+    assert str(sample.texts["json:count"]).endswith("field 'count' is a int, not a string")
+    assert str(sample.texts["json:other"]).endswith("the sample's json has no field 'other'")
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (("a.txt", b"text"), "no-json-field"),
+        (("a.json", b"{"), "undecodable-json"),
+        (("a.json", b""), "undecodable-json"),
+        (header("a.json", tarfile.SYMTYPE, "/etc/passwd"), "undecodable-json"),
+    ],
+)
+def test_a_bad_json_keeps_image_and_caption(member: Member, reason: str) -> None:
+    image, spec = ("a.jpg", b"image"), Input(shards="x", caption_field=None)
+    sample = only([image, member], spec, [], ["class"])
+    assert (sample.image, problem(sample.texts["json:class"])) == (b"image", reason)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_control_images(order: int) -> None:
+    """In any order, in any case, and beside an image of the same extension's ending."""
+    members: list[Member] = [("a.jpg", b"image"), ("a.Depth.PNG", b"depth"), ("a.canny.png", b"edges")]
+    sample = only(members[:: 1 - 2 * order], SPEC, ["depth.png"])
+    assert (sample.image, sample.fields) == (b"image", {"depth.png": b"depth"})
+
+
+@pytest.mark.parametrize(
+    ("member", "reason", "detail"),
+    [
+        (("a.txt", b"text"), "no-field", "no member a.depth.png"),
+        (header("a.depth.png", tarfile.SYMTYPE, "/etc/passwd"), "undecodable-field", "is a link"),
+        (header("a.depth.png", tarfile.FIFOTYPE), "undecodable-field", "no plain file"),
+        (("a.depth.png", bytes(2000)), "undecodable-field", "max_member_bytes allows 1000"),
+    ],
+)
+def test_a_bad_control_image_keeps_the_image(member: Member, reason: str, detail: str) -> None:
+    sample = only([("a.jpg", b"image"), member], Input(shards="x", max_member_bytes=1000), ["depth.png"])
+    part = sample.fields["depth.png"]
+    assert sample.image == b"image" and problem(part) == reason and detail in str(part)
+
+
+def test_two_control_images_of_one_field_are_a_bad_sample() -> None:
+    sample = only([("a.jpg", b"i"), ("a.d.png", b"1"), ("a.D.png", b"2")], SPEC, ["d.png"])
+    assert (sample.reason, sample.image) == ("duplicate-member", None)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +262,25 @@ def test_large_members_are_never_in_memory(name: str) -> None:
     if name == "a.jpg":
         assert big.reason == "member-too-large" and "max_member_bytes allows 1048576" in big.detail
     else:
-        assert (big.reason, big.caption_reason) == ("no-image", "undecodable-caption")
+        assert (big.reason, lacks_caption(big)) == ("no-image", "undecodable-caption")
+
+
+def test_members_that_nothing_needs_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_names: list[str] = []
+    data = TarStream.data
+
+    def noting(self: TarStream, member: tarfile.TarInfo) -> bytes:
+        read_names.append(member.name)
+        return data(self, member)
+
+    monkeypatch.setattr(TarStream, "data", noting)
+    names = ["a.jpg", "a.png", "a.json", "a.txt", "a.depth.png", "a.seg.png", "a.mp4"]
+    members: list[Member] = [(name, b"{}") for name in names]
+    only(members)
+    assert read_names == ["a.jpg", "a.txt"]
+    read_names.clear()
+    only(members, Input(shards="x", caption_field=None), ["seg.png"], ["class"])
+    assert read_names == ["a.jpg", "a.json", "a.seg.png"]
 
 
 def test_one_sample_in_memory() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -16,6 +16,14 @@ class Inner(BaseModel):
     b: str = ""
 
 
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
 class Outer(BaseModel):
     text: str
     maybe: int | None = None
@@ -26,6 +34,7 @@ class Outer(BaseModel):
     pair: list[int] = Field(min_length=2, max_length=2)
     some: list[str] = Field(min_length=1)
     many: list[str | Inner] | str
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
     flag: bool
     whatever: Any
 
@@ -42,6 +51,7 @@ class Outer(BaseModel):
         ("pair", "a list of 2, each an integer"),
         ("some", "a list of at least 1, each a string"),
         ("many", "a list, each a string or a mapping with the keys a, b or a string"),
+        ("pet", "a mapping with kind: cat or dog"),
         ("flag", "true or false"),
         ("whatever", "any value"),
     ],

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pipeline.plan import wrong_taps
 from schemas.spec import ExtractSpec
 from schemas.specfile import SpecError, dump, load
+from schemas.techniques import Lora
 
 GOOD = """\
 version: 1
@@ -66,14 +67,15 @@ def test_a_file_on_any_file_system() -> None:
         (
             change("shards:", "shard:"),
             "spec.yaml:4:3: input.shard: unknown key; allowed: shards, root, image_field, "
-            "caption_field, max_pixels, max_member_bytes",
+            "caption_field, captions, max_pixels, max_member_bytes",
         ),
         (change("store: s", "store: 5"), "spec.yaml:2:8: store: found 5 (an integer); allowed: a string"),
         (change("store: s", "store: no"), "spec.yaml:2:8: store: found false; allowed: a string"),
         (change("store: s\n", ""), "spec.yaml:1:1: store: missing; allowed: a string"),
         (
             change("    t: 50", "    t: fifty"),
-            "spec.yaml:9:8: groups.0.t: found 'fifty' (a string); allowed: an integer >= 1 and < 1000 or null",
+            "spec.yaml:9:8: groups.0.t: found 'fifty' (a string); allowed: an integer or a list, each an integer"
+            " or null",
         ),
         (
             change("image_size: [64, 64]", "image_size: [64]"),
@@ -86,6 +88,10 @@ def test_a_file_on_any_file_system() -> None:
         (
             GOOD + "cluster: {device: cudda}\n",
             "spec.yaml:10:19: cluster.device: found 'cudda' (a string); allowed: cuda or auto or cpu",
+        ),
+        (
+            change("    t: 50", "    t: [50, 5]"),
+            "spec.yaml:9:8: groups.0.t: is [50, 5]; allowed is a number from 1 to 999, or a rising list of them",
         ),
         (
             change("    t: 50", "    prompt: a photo"),
@@ -108,7 +114,7 @@ def test_a_problem_names_place_key_found_and_allowed(tmp_path: Path, text: str, 
             "5",
             [
                 "spec.yaml:8:11: groups.0.taps: found 5 (an integer); allowed: a string or a list, "
-                "each a string or a mapping with the keys name, dtype"
+                "each a string or a mapping with the keys name, dtype, stages, strides, tokens"
             ],
         ),
         (
@@ -119,14 +125,14 @@ def test_a_problem_names_place_key_found_and_allowed(tmp_path: Path, text: str, 
             "[legacy, {nam: x}]",
             [
                 "spec.yaml:8:20: groups.0.taps.1.name: missing; allowed: a string",
-                "spec.yaml:8:21: groups.0.taps.1.nam: unknown key; allowed: name, dtype",
+                "spec.yaml:8:21: groups.0.taps.1.nam: unknown key; allowed: name, dtype, stages, strides, tokens",
             ],
         ),
         (
             "[legacy, 7]",
             [
                 "spec.yaml:8:20: groups.0.taps.1: found 7 (an integer); allowed: a string or a mapping "
-                "with the keys name, dtype"
+                "with the keys name, dtype, stages, strides, tokens"
             ],
         ),
         ("[]", ["spec.yaml:8:11: groups.0.taps: names no tap"]),
@@ -135,6 +141,84 @@ def test_a_problem_names_place_key_found_and_allowed(tmp_path: Path, text: str, 
 def test_unions_report_only_the_branch_that_was_meant(tmp_path: Path, taps: str, messages: list[str]) -> None:
     """Pydantic reports every branch: a wrong item of a list would also be called "not a string"."""
     assert problems(tmp_path, change("[legacy]", taps)) == messages
+
+
+TYPES = "average or controlnet or denoise or guidance or inversion or ip-adapter or lora or no-noise"
+
+
+@pytest.mark.parametrize(
+    ("technique", "messages"),
+    [
+        (
+            "{type: controlnt, source: x}",
+            [
+                "spec.yaml:10:25: groups.0.techniques.0.type: found 'controlnt' (a string); allowed: controlnet or "
+                + TYPES.replace("controlnet or ", "")
+            ],
+        ),
+        (
+            "{type: 5}",
+            [f"spec.yaml:10:25: groups.0.techniques.0.type: found 5 (an integer); allowed: {TYPES}"],
+        ),
+        ("{type: null}", [f"spec.yaml:10:25: groups.0.techniques.0.type: found null; allowed: {TYPES}"]),
+        ("{source: x}", [f"spec.yaml:10:18: groups.0.techniques.0.type: missing; allowed: {TYPES}"]),
+        (
+            "lora",
+            [
+                "spec.yaml:10:18: groups.0.techniques.0: found 'lora' (a string); allowed: a mapping with type: "
+                + TYPES
+            ],
+        ),
+        (
+            "{type: lora, scale: big}",
+            [
+                "spec.yaml:10:18: groups.0.techniques.0.source: missing; allowed: a string",
+                "spec.yaml:10:38: groups.0.techniques.0.scale: found 'big' (a string); allowed: a number",
+            ],
+        ),
+        (
+            "{type: lora, source: x, sclae: 1}",
+            ["spec.yaml:10:42: groups.0.techniques.0.sclae: unknown key; allowed: scale, type, source"],
+        ),
+        (
+            "{type: lora, source: x, scale: .nan}",
+            ["spec.yaml:10:49: groups.0.techniques.0.scale: is nan; allowed is a finite number"],
+        ),
+        (
+            "{type: controlnet, source: x, low: -1}",
+            ["spec.yaml:10:53: groups.0.techniques.0.low: found -1 (an integer); allowed: an integer >= 0"],
+        ),
+        (
+            "{type: controlnet, source: x, low: 300}",
+            [
+                "spec.yaml:10:18: groups.0.techniques.0: has low 300 above high 200; canny's lower threshold comes"
+                " first"
+            ],
+        ),
+        (
+            "{type: controlnet, source: x, image: depth}",
+            [
+                "spec.yaml:10:55: groups.0.techniques.0.image: is 'depth'; allowed are 'canny', 'field:EXT' and"
+                " 'call:MODULE:FUNCTION'"
+            ],
+        ),
+    ],
+)
+def test_techniques_report_what_their_type_allows(
+    tmp_path: Path, technique: str, messages: list[str]
+) -> None:
+    text = GOOD + f"    techniques: [{technique}]\n"
+    assert problems(tmp_path, text) == messages
+
+
+def test_a_wrong_technique_by_override(tmp_path: Path) -> None:
+    text = GOOD + "    techniques: [{type: lora, source: x}]\n"
+    assert problems(tmp_path, text, ["groups.0.techniques.0.type=lorra"]) == [
+        "--set groups.0.techniques.0.type: found 'lorra' (a string); allowed: lora or "
+        + TYPES.replace("lora or ", "")
+    ]
+    changed = good(tmp_path, ["groups.0.techniques.0.scale=0.5"], text).groups[0].techniques[0]
+    assert isinstance(changed, Lora) and changed.scale == 0.5
 
 
 def test_every_problem_is_reported_in_the_files_order(tmp_path: Path) -> None:
@@ -287,12 +371,37 @@ def test_the_demo_spec_is_good() -> None:
     assert [group.name for group in spec.groups] == ["plain", "caption"]
 
 
+def tap_name(tap: str | dict[str, str]) -> str:
+    return tap if isinstance(tap, str) else tap["name"]
+
+
 TEXT = st.text(min_size=1, max_size=20)
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,8}", fullmatch=True)
-TAPS = st.one_of(TEXT, st.lists(TEXT | st.fixed_dictionaries({"name": TEXT}), min_size=1, max_size=3))
+NAMED = st.fixed_dictionaries({"name": TEXT})
+TAPS = st.one_of(TEXT, st.lists(TEXT | NAMED, min_size=1, max_size=3, unique_by=lambda tap: tap_name(tap)))
+TIMES = st.lists(st.integers(1, 59), min_size=1, max_size=3, unique=True).map(sorted)
+SCALES = st.floats(allow_nan=False, allow_infinity=False)
+TECHNIQUES = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"type": st.just("lora"), "source": NAMES, "scale": SCALES}),
+        st.fixed_dictionaries({"type": st.just("controlnet"), "source": NAMES}, optional={"scale": SCALES}),
+        st.just({"type": "denoise", "start": 60}),
+        st.fixed_dictionaries({"type": st.just("guidance"), "scale": SCALES, "negative_prompt": TEXT}),
+    ),
+    max_size=4,
+    unique_by=lambda technique: str(technique["type"]),
+)
 PROMPTS = TEXT.filter(lambda text: "{" not in text)
 GROUPS = st.fixed_dictionaries(
-    {"name": NAMES, "taps": TAPS, "t": st.integers(1, 999), "prompt": PROMPTS, "seed": st.integers()}
+    {
+        "name": NAMES,
+        "taps": TAPS,
+        "t": st.integers(1, 59) | TIMES,
+        "prompt": PROMPTS,
+        "seed": st.integers(),
+        "flip": st.booleans(),
+        "techniques": TECHNIQUES,
+    }
 )
 SPECS = st.fixed_dictionaries(
     {
@@ -301,6 +410,8 @@ SPECS = st.fixed_dictionaries(
         "input": st.fixed_dictionaries({"shards": TEXT | st.lists(TEXT, min_size=1, max_size=3)}),
         "image_size": st.lists(st.integers(1, 64).map(lambda n: 8 * n), min_size=2, max_size=2),
         "groups": st.lists(GROUPS, min_size=1, max_size=3, unique_by=lambda group: str(group["name"])),
+        "fit": st.sampled_from(["stretch", "crop", "pad"]),
+        "tiles": st.none() | st.just({"size": [8, 8], "overlap": 0}),
         "max_bad_fraction": st.floats(0, 1),
         "cluster": st.fixed_dictionaries({"stall_timeout_s": st.floats(0, exclude_min=True)}),
     }

@@ -1,0 +1,40 @@
+"""How jobs end: their exit codes, and what a signal does."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+DONE, FAILED, SET_ASIDE, TOO_MANY_BAD, STOPPED = 0, 1, 3, 4, 5
+"""Exit codes; 2 is a spec or store that was refused before work started."""
+
+
+@contextmanager
+def stop_on_signal(stopping: threading.Event, grace_s: float, console: Console) -> Iterator[None]:
+    """On SIGINT or SIGTERM set `stopping`, so that shards in work finish; a second signal ends at once.
+
+    Raises:
+        KeyboardInterrupt: at the second signal.
+    """
+
+    def stop(number: int, _: Any) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+        console.print(
+            f"{signal.Signals(number).name}: finishing the shards in work, for up to {grace_s:.0f} s; again to stop at"
+            " once. Nothing stored is lost: the same command goes on from here",
+            soft_wrap=True,
+        )
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,229 @@
+"""The passes of the network that one batch needs, each made once for all feature groups that share it.
+
+Every intermediate result (posterior, latents, network inputs, text, control images, activations) is kept under a key
+that names all that affects it, so groups share whatever they have in common.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.backbone import Backbone, Text
+from pipeline.batch import Batch
+from pipeline.noise import Purpose
+from pipeline.taps import Recorder
+from pipeline.techniques.base import Pictures, Technique
+from pipeline.techniques.starts import Noise
+from schemas.spec import PLACEHOLDER, Group
+from schemas.techniques import Average, Guidance
+
+T = TypeVar("T")
+Maps = dict[str, Tensor]
+_NOT_IN_PASSES = {"name", "taps", "per_image_attention", "t", "timestep", "text_windows"}
+"""What of a group its passes do not depend on, or not beyond what the recipe resolved."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A feature group, ready to be computed."""
+
+    group: Group
+    start: Noise
+    timestep: int
+    """That the network sees in the recorded pass."""
+    windows: int
+    """Of the prompt's encoding."""
+    steering: tuple[Technique[Any], ...]
+    """Techniques that change what the network computes."""
+
+    @property
+    def key(self) -> str:
+        """All that affects the passes: groups with equal keys share theirs, whatever taps they store."""
+        own = self.group.model_dump_json(exclude=_NOT_IN_PASSES)
+        return f"{self.timestep} {self.windows} {own}"
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The techniques whose weights must be attached."""
+        return tuple(one.spec.model_dump_json() for one in self.steering if one.changes_weights)
+
+    @property
+    def guidance(self) -> Guidance | None:
+        """Classifier-free guidance, if the group has it."""
+        return next((one for one in self.group.techniques if isinstance(one, Guidance)), None)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the draws that the group averages over: its own, and those that follow."""
+        count = next((one.seeds for one in self.group.techniques if isinstance(one, Average)), 1)
+        return [self.group.seed + place for place in range(count)]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The group's prompt, and what guidance leads away from."""
+        return [self.group.prompt, *([self.guidance.negative_prompt] if self.guidance else [])]
+
+    def network_calls(self, backbone: Backbone) -> int:
+        """Calls of the network that one image takes."""
+        per_pass = 1 + self.start.calls(backbone.schedule)
+        return per_pass * len(self.seeds) * len(self.prompts)
+
+
+class Passes:
+    """One batch, or one tile of every picture in it.
+
+    Args:
+        backbone: with the weights of each recipe attached when it is asked for.
+        batch: of pictures of one size.
+        draw: (group seed, purpose) -> standard normal numbers for the latents, [B, c, h, w].
+        texts: encodings of fixed prompts, by (prompt, windows, weights), one row each.
+        calls: counts what is computed.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        batch: Batch,
+        draw: Callable[[int, Purpose], Tensor],
+        texts: dict[tuple[object, ...], Text],
+        calls: Counter[str],
+    ) -> None:
+        self._backbone, self._batch, self._draw = backbone, batch, draw
+        self._fixed_texts, self._calls = texts, calls
+        self._kept: dict[tuple[object, ...], Any] = {}
+
+    def activations(self, recipe: Recipe, taps: Sequence[str]) -> Maps:
+        """The taps of a group, averaged over its seeds and guided; those of all groups that share the pass."""
+        return self._once("recorded", (recipe.key,), lambda: self._averaged(recipe, taps))
+
+    def _averaged(self, recipe: Recipe, taps: Sequence[str]) -> Maps:
+        first, *rest = recipe.seeds
+        total = self._guided(recipe, taps, first)
+        if not rest:
+            return total
+        # In float32 whatever the dtype of computation, so that the mean of many passes loses nothing.
+        total = {tap: value.float() for tap, value in total.items()}
+        for seed in rest:
+            for tap, value in self._guided(recipe, taps, seed).items():
+                total[tap] += value.float()
+        return {tap: value / len(recipe.seeds) for tap, value in total.items()}
+
+    def _guided(self, recipe: Recipe, taps: Sequence[str], seed: int) -> Maps:
+        """u + scale * (c - u) at every tap (Ho & Salimans 2022, eq. 6, for activations), or c alone."""
+        noisy = self._noisy(recipe, seed)
+        prompt, *negative = recipe.prompts
+        conditional = self._record(recipe, taps, noisy, prompt)
+        if recipe.guidance is None:
+            return conditional
+        free = self._record(recipe, taps, noisy, *negative)
+        scale = recipe.guidance.scale
+        return {tap: torch.lerp(free[tap].float(), conditional[tap].float(), scale) for tap in conditional}
+
+    def _record(self, recipe: Recipe, taps: Sequence[str], noisy: Tensor, prompt: str) -> Maps:
+        recorder = Recorder(self._backbone.network, taps)
+        return recorder.run(lambda: self._call(recipe, noisy, recipe.timestep, prompt))
+
+    def _noisy(self, recipe: Recipe, seed: int) -> Tensor:
+        latents = self._latents(recipe.group, seed)
+
+        def begin() -> Tensor:
+            return recipe.start.begin(
+                self._backbone.schedule,
+                latents,
+                lambda: self._draw(seed, "noise"),
+                lambda noisy, timestep: self._estimate(recipe, noisy, timestep),
+            )
+
+        # Only starts that call the network depend on prompt and techniques.
+        own = recipe.key if recipe.start.calls(self._backbone.schedule) else type(recipe.start).__name__
+        return self._once("noisy", (*_of_latents(recipe.group, seed), recipe.timestep, own), begin)
+
+    def _estimate(self, recipe: Recipe, noisy: Tensor, timestep: int) -> Tensor:
+        """The group's estimate of noise, guided if it is."""
+        outputs = [
+            self._backbone.estimate(self._call(recipe, noisy, timestep, prompt), noisy).float()
+            for prompt in recipe.prompts
+        ]
+        if recipe.guidance is None:
+            return outputs[0]
+        conditional, free = outputs
+        return torch.lerp(free, conditional, recipe.guidance.scale)
+
+    def _call(self, recipe: Recipe, noisy: Tensor, timestep: int, prompt: str) -> Tensor:
+        """One call of the network, with all that the techniques add."""
+        self._calls["network"] += 1
+        backbone = self._backbone
+        text = self._text(recipe, prompt)
+        inputs = backbone.inputs(
+            backbone.network,
+            noisy.to(backbone.dtype),
+            torch.tensor(timestep, device=backbone.device),
+            text,
+        )
+        for technique in recipe.steering:
+            inputs = technique.steer(self._seen(technique, recipe.group.flip), inputs)
+        return backbone.predict(inputs)
+
+    def _latents(self, group: Group, seed: int) -> Tensor:
+        """Clean latents, float32 [B, c, h, w]."""
+
+        def encode() -> tuple[Tensor, Tensor]:
+            return self._backbone.encode_images(torch.from_numpy(self._pictures(group.flip).pixels))
+
+        def sample() -> Tensor:
+            mean, std = self._once("image", (group.flip,), encode)
+            if group.latents == "sample":
+                mean = mean + std * self._draw(seed, "posterior").to(mean.device)
+            return self._backbone.scale_latents(mean)
+
+        return self._once("latents", _of_latents(group, seed), sample)
+
+    def _seen(self, technique: Technique[Any], flip: bool) -> Tensor | None:
+        return self._once("control", (technique.sight, flip), lambda: technique.look(self._pictures(flip)))
+
+    def _pictures(self, flip: bool) -> Pictures:
+        def mirror() -> Pictures:
+            images = {"": self._batch.pixels, **self._batch.fields}
+            turned = {name: np.ascontiguousarray(one[..., ::-1]) for name, one in images.items()}
+            return Pictures(turned.pop(""), turned)
+
+        if not flip:
+            return Pictures(self._batch.pixels, self._batch.fields)
+        return self._once("mirror", (), mirror)
+
+    def _text(self, recipe: Recipe, prompt: str) -> Text:
+        """Encodings of each slot's prompt; a fixed prompt's are kept from batch to batch."""
+        fixed = self._fixed_texts.get((prompt, recipe.windows, recipe.weights))
+        slots = len(self._batch.ids)
+        if fixed is not None:
+            return {name: value.expand(slots, *value.shape[1:]) for name, value in fixed.items()}
+
+        def encode() -> Text:
+            prompts = [_filled(prompt, self._batch, slot) for slot in range(slots)]
+            return self._backbone.encode_text(prompts, recipe.windows)
+
+        return self._once("text", (prompt, recipe.windows, recipe.weights), encode)
+
+    def _once(self, kind: str, inputs: tuple[object, ...], compute: Callable[[], T]) -> T:
+        if (kind, inputs) not in self._kept:
+            self._calls[kind] += 1
+            self._kept[kind, inputs] = compute()
+        kept: T = self._kept[kind, inputs]
+        return kept
+
+
+def _of_latents(group: Group, seed: int) -> tuple[object, ...]:
+    """What clean latents depend on."""
+    return (group.flip, group.latents, seed)
+
+
+def _filled(prompt: str, batch: Batch, slot: int) -> str:
+    """A template with the slot's texts; nothing where it has none, since its group fails there anyway."""
+    return PLACEHOLDER.sub(lambda found: batch.texts[found[1]][slot] or "", prompt)

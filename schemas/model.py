@@ -1,0 +1,26 @@
+"""What all models of specs have in common."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Model(BaseModel):
+    """Strict and immutable: an unknown key or a wrong type is an error, never a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _without_credentials(url: str) -> str:
+    if re.search(r"://[^/]*@|://[^@]*:[^@]*@|\?[^/]*=", url):
+        raise ValueError(
+            "holds credentials; give the URL without them, they are taken from the environment or the instance's role"
+        )
+    return url
+
+
+Url = Annotated[str, AfterValidator(_without_credentials)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]

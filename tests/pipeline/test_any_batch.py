@@ -1,0 +1,187 @@
+"""The promise of every store, for random specs: a row depends on its sample and the spec, and on nothing else.
+
+Any family, techniques, taps, geometry, dtype and batch size; alone, in company, in another order and on another actor.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from pipeline import checkpoint, families, sources
+from pipeline.batch import Batch
+from pipeline.features import Engine, Features
+from pipeline.plan import layouts
+from schemas import taps as vocabulary
+from schemas.spec import ExtractSpec
+from tests import backbones
+from tests.tars import pixels
+
+SIDE = 64
+BOUNDS = {"float32": 1e-5, "bfloat16": 1e-1}
+"""Of rows at another batch size, as schemas/README.md states them."""
+UNETS = ("sd1", "sd2-v", "sdxl")
+FAMILIES = (*UNETS, "pixart-sigma", "sd3", "flux", "hunyuan", "if")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a backbone of every family, and a ControlNet and a LoRA for each UNet, as they are asked for."""
+    return tmp_path_factory.mktemp("any-batch")
+
+
+@functools.cache
+def backbone(folder: Path, family: str) -> Path:
+    return backbones.make(family, folder / family)
+
+
+@functools.cache
+def controlnet(folder: Path, family: str) -> str:
+    unet: Any = diffusers.UNet2DConditionModel.from_pretrained(backbone(folder, family), subfolder="unet")
+    torch.manual_seed(1)
+    made: Any = diffusers.ControlNetModel.from_unet(unet)
+    for parameter in made.parameters():  # its last layers are zeros, which would change nothing
+        torch.nn.init.normal_(parameter, std=0.05)
+    made.save_pretrained(folder / f"{family}-controlnet")
+    return str(folder / f"{family}-controlnet")
+
+
+@functools.cache
+def lora(folder: Path, family: str) -> str:
+    """Of one attention layer, in the format of kohya's trainer."""
+    network: Any = diffusers.UNet2DConditionModel.from_pretrained(backbone(folder, family), subfolder="unet")
+    name = next(name for name, _ in network.named_modules() if name.endswith("attn1.to_q"))
+    layer = network.get_submodule(name)
+    key = "lora_unet_" + name.replace(".", "_")
+    generator = torch.Generator().manual_seed(2)
+    path = folder / f"{family}-lora.safetensors"
+    save_file(
+        {
+            f"{key}.lora_down.weight": torch.randn(4, layer.in_features, generator=generator),
+            f"{key}.lora_up.weight": torch.randn(layer.out_features, 4, generator=generator),
+            f"{key}.alpha": torch.tensor(2.0),
+        },
+        path,
+    )
+    return str(path)
+
+
+@st.composite
+def techniques(draw: st.DrawFn, folder: Path, family: str) -> list[dict[str, Any]]:
+    """Any that may come together."""
+    chosen: list[dict[str, Any]] = []
+    start = draw(st.sampled_from([None, "denoise", "inversion", "no-noise"]))
+    if start is not None:
+        fields = {"denoise": {"start": 53}, "inversion": {"steps": 2}}.get(start, {})
+        chosen.append({"type": start, **fields})
+    if start in (None, "denoise") and draw(st.booleans()):
+        chosen.append({"type": "average", "seeds": 2})
+    if draw(st.booleans()):
+        chosen.append({"type": "guidance", "scale": 2.0, "negative_prompt": "blurry"})
+    if family in UNETS and draw(st.booleans()):
+        chosen.append({"type": "controlnet", "source": controlnet(folder, family), "scale": 0.5})
+    if family in UNETS and draw(st.booleans()):
+        chosen.append({"type": "lora", "source": lora(folder, family), "scale": 0.5})
+    return draw(st.permutations(chosen))
+
+
+@st.composite
+def specs(draw: st.DrawFn, folder: Path) -> ExtractSpec:
+    family = draw(st.sampled_from(FAMILIES))
+    found = sources.locate(make_backbone(str(backbone(folder, family))))
+    part = families.family(found).network_part
+    known = vocabulary.names(checkpoint.config(found, part))
+    groups = [
+        {
+            "name": f"g{number}",
+            "prompt": draw(st.sampled_from(["", "a photo of a duck", "{caption}, sharp"])),
+            "t": 50,
+            "seed": draw(st.integers(0, 1)),
+            "latents": draw(st.sampled_from(["sample", "mean"])),
+            "flip": draw(st.booleans()),
+            "taps": [
+                {"name": tap, "dtype": "float32"}
+                for tap in draw(st.lists(st.sampled_from(known), min_size=1, max_size=2, unique=True))
+            ],
+            "per_image_attention": True,
+            "techniques": draw(techniques(folder, family)),
+        }
+        for number in range(draw(st.integers(1, 2)))
+    ]
+    return ExtractSpec.model_validate(
+        {
+            "version": 1,
+            "store": "unused",
+            "input": {"shards": "unused"},
+            "image_size": [SIDE, SIDE],
+            "fit": draw(st.sampled_from(["stretch", "pad"])),
+            "backbone": {
+                "source": str(found),
+                "batch_size": 3,
+                "dtype": draw(st.sampled_from(list(BOUNDS))),
+            },
+            "groups": groups,
+        }
+    )
+
+
+def make_backbone(source: str) -> Any:
+    from schemas.spec import Backbone
+
+    return Backbone(source=source)
+
+
+def actor(spec: ExtractSpec) -> Engine:
+    """A new one, with weights of its own."""
+    folder = sources.locate(spec.backbone)
+    loaded = families.load(folder, dtype=getattr(torch, spec.backbone.dtype), device="cpu")
+    return Engine(loaded, spec, layouts(spec, folder))
+
+
+def batch(keys: Sequence[str | None]) -> Batch:
+    images = np.zeros((len(keys), 3, SIDE, SIDE), np.uint8)
+    for slot, key in enumerate(keys):
+        if key is not None:
+            images[slot] = pixels(SIDE, SIDE, seed=sum(key.encode())).transpose(2, 0, 1)
+    captions = [None if key is None else f"a picture of {key}" for key in keys]
+    made = Batch.of_pictures(
+        [None if key is None else ("a.tar", key) for key in keys], images, caption=captions
+    )
+    made.boxes[:] = [0, 8, SIDE, SIDE - 16]
+    return made
+
+
+def row(features: Features, slot: int) -> dict[tuple[str, str], np.ndarray]:
+    pooled = {(group, f"{tap} pooled"): values[slot] for (group, tap), values in features.pooled.items()}
+    return {key: values[slot] for key, values in features.maps.items()} | pooled
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@given(data=st.data())
+def test_a_row_is_the_same_in_any_batch(folder: Path, data: st.DataObject) -> None:
+    spec = data.draw(specs(folder))
+    here, there = actor(spec), actor(spec)
+    alone = row(here.run(batch(["a", None, None])), 0)
+    company = data.draw(st.permutations(["a", "b", "c"]))
+    here.run(batch(["d", "e", "f"]))  # nothing of it must stay
+    for engine, keys in ((here, company), (there, company), (there, [None, "a", None])):
+        found = row(engine.run(batch(keys)), keys.index("a"))
+        assert found.keys() == alone.keys()
+        for key, value in alone.items():
+            assert value.tobytes() == found[key].tobytes(), key
+    other_size = row(there.run(batch(["b", "a"])), 1)
+    bound = BOUNDS[spec.backbone.dtype]
+    for key, value in alone.items():
+        difference = np.linalg.norm(other_size[key].astype(np.float64) - value)
+        assert difference <= bound * np.linalg.norm(value.astype(np.float64)), key

@@ -19,7 +19,8 @@ from rich.table import Table
 from jobs.endings import DONE, FAILED, SET_ASIDE, STOPPED, stop_on_signal
 from jobs.report import duration
 from pipeline import storage
-from pipeline.caption_runner import CaptionJob, RayCaptions, SerialCaptions
+from pipeline.caption_job import CaptionJob, SerialCaptions
+from pipeline.caption_runner import RayCaptions
 from pipeline.caption_shards import Preview
 from pipeline.captioner import Preparation, locate, make_manifest
 from pipeline.captions import Captions, CaptionsError, check_same, open_captions

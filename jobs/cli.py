@@ -112,6 +112,27 @@ def presets(
 
 
 @app.command()
+def taps(
+    backbone: Annotated[str, typer.Argument(help="Folder, URL, hub id or single file, or 'embedded'.")],
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+    config: Annotated[str | None, typer.Option(help="Of a single file: folder with its configs.")] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Pixels; default: what the network was trained at.")
+    ] = None,
+    match: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Only names with this part, or like this: up-*-out.")
+    ] = None,
+) -> None:
+    """List what a backbone's layers can give: shape, bytes, compute; from its configs alone."""
+    from schemas.spec import Backbone
+
+    spec = Backbone(source=backbone, revision=revision, config=config)
+    from jobs.taps import run
+
+    raise typer.Exit(run(spec, image_size=image_size, match=match))
+
+
+@app.command()
 def shard(
     images: Annotated[list[str], typer.Argument(help="Images, or folders of images.")],
     out: Annotated[str, typer.Option(help="Folder or URL to write shards to.")],

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 
+from jobs.endings import DONE, FAILED, SET_ASIDE, STOPPED, TOO_MANY_BAD, stop_on_signal
 from jobs.report import ProgressReport, show_plan, show_summary
 from pipeline import ledger, probe, storage, todo
 from pipeline.batches import Assignment
@@ -35,9 +34,6 @@ from schemas.spec import ExtractSpec
 
 M = TypeVar("M", bound=Model)
 logger = logging.getLogger("gatehouse")
-
-DONE, FAILED, SET_ASIDE, TOO_MANY_BAD, STOPPED = 0, 1, 3, 4, 5
-"""Exit codes; 2 is a spec or store that was refused before work started."""
 
 _OUTCOMES = {
     DONE: "done",
@@ -127,7 +123,10 @@ def _drive(console: Console, plan: Plan, runner: RayRunner | SerialRunner, job: 
     """Run the job to its exit code, which is kept in the store whatever happens."""
     started, began, code = datetime.now(UTC), time.monotonic(), FAILED
     try:
-        with _stop_on_signal(job, console), ProgressReport(console, rows) as report:
+        with (
+            stop_on_signal(job.stopping, plan.spec.cluster.stop_grace_s, console),
+            ProgressReport(console, rows) as report,
+        ):
             runner.run(job, report)
         code = _exit_code(plan, job, job.finish())
     except JobFailed as error:
@@ -255,28 +254,6 @@ def _keep(store: str, record: RunRecord) -> None:
     fs, root = storage.open_fs(store)
     name = f"{record.started.replace(':', '')}-{uuid.uuid4().hex[:8]}.json"
     storage.create(fs, f"{root}/{RUNS}/{name}", record.to_bytes())
-
-
-@contextmanager
-def _stop_on_signal(job: Job, console: Console) -> Iterator[None]:
-    """On SIGINT or SIGTERM hand out nothing more and let shards in work finish; a second signal ends at once."""
-
-    def stop(number: int, _: Any) -> None:
-        if job.stopping.is_set():
-            raise KeyboardInterrupt
-        job.stopping.set()
-        console.print(
-            f"{signal.Signals(number).name}: finishing the shards in work, for up to"
-            f" {job.spec.cluster.stop_grace_s:.0f} s; again to stop at once. Nothing committed is lost:"
-            " the same command goes on from here"
-        )
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def _image_reader(store: FeatureStore) -> Callable[[dict[str, Any]], Picture]:
         if hashlib.sha256(data).hexdigest() != line["sha256"]:
             raise BadSample("changed", "the image is not the one that the features were made from")
         image_size = (spec.image_size[0], spec.image_size[1])
-        return np.moveaxis(decode(data, image_size, spec.input.max_pixels).pixels, 0, -1)
+        return np.moveaxis(decode(data, image_size, spec.input.max_pixels, spec.fit).pixels, 0, -1)
 
     return read
 

@@ -46,7 +46,7 @@ def sources(
         at = ", ".join(f"image/{stride}" for stride in sorted(set(of_stride.values())))
         raise ValueError(
             f"this network has no cross-attention{where} at image/{strides[0]} to image/{strides[1]}; "
-            + (f"it has at {at}" if at else "name other stages (down, mid, up)")
+            + (f"it has some at {at}" if at else "name other stages (down, mid, up)")
         )
     return [f"{tap}-mean" for tap in found]
 
@@ -70,6 +70,14 @@ def aggregate(
     return torch.cat(levels, dim=1)
 
 
+def shape(
+    maps: Sequence[Sequence[int]], latent_size: tuple[int, int], tokens: int | None = None
+) -> tuple[int, int, int]:
+    """What `aggregate` makes of maps of these shapes [heads, query, key]; `tokens`: how many count, all by default."""
+    resolutions = len({one[1] for one in maps})
+    return (resolutions * (maps[0][2] if tokens is None else tokens), *latent_size)
+
+
 def _is_transformer(config: Mapping[str, Any]) -> bool:
     return dit_taps.class_name(config) in dit_taps.NETWORKS
 
@@ -85,9 +93,7 @@ def _in_stages(tap: str, stages: Sequence[str] | None, config: Mapping[str, Any]
 def _stride(tap: str, config: Mapping[str, Any]) -> int:
     """Pixels of the image a token."""
     if _is_transformer(config):
-        return LATENT * (
-            2 if "FluxTransformer2DModel" == config["_class_name"] else int(config["patch_size"])
-        )
+        return LATENT * dit_taps.patch(config)
     pixels = 1 if config.get("in_channels") in _PIXELS else LATENT
     return int(pixels * 2 ** _halvings(tap, len(config["down_block_types"])))
 

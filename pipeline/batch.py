@@ -43,10 +43,11 @@ class Batch:
         return self.pixels.shape[2], self.pixels.shape[3]
 
     def crop(self, top: int, left: int, size: tuple[int, int]) -> Batch:
-        """A tile of every picture. Boxes stay those of the whole."""
+        """A tile of every picture; boxes are where the whole picture lies, as seen from the tile."""
         part = np.s_[:, :, top : top + size[0], left : left + size[1]]
         fields = {name: images[part] for name, images in self.fields.items()}
-        return replace(self, pixels=self.pixels[part], fields=fields)
+        boxes = self.boxes - np.array([top, left, 0, 0], np.int32)
+        return replace(self, pixels=self.pixels[part], boxes=boxes, fields=fields)
 
     def pick(self, slots: Sequence[int]) -> Batch:
         """A batch of some slots, in the order given."""

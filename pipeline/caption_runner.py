@@ -1,12 +1,10 @@
-"""Runs a caption job: on Ray actors, or in this process. One shard is one task, and an actor has one in hand."""
+"""Runs a caption job on Ray actors, pinned to GPUs or cores. One shard is one task, and an actor has one in hand."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +13,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline import cluster
 from pipeline import device as devices
+from pipeline.caption_job import CaptionJob, Report, Task
 from pipeline.caption_shards import CaptionWorker, Outcome, Preview
-from pipeline.schedule import MAX_FAILURES, JobFailed, Schedule
+from pipeline.schedule import MAX_FAILURES, JobFailed
 from pipeline.shards import Shard
 from schemas.captions import CaptionsManifest, CaptionSpec
 
@@ -26,76 +25,6 @@ _TICK_S = 0.5
 _PING_S = 2.0
 _WAITING_NOTICE_S = 30.0
 _LONGEST_PAUSE_S = 60.0
-
-
-@dataclass(frozen=True)
-class Task:
-    """A shard to caption."""
-
-    shard: Shard
-
-
-class CaptionJob:
-    """The driver's side of a run: what is left, and what came of the rest."""
-
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.schedule = Schedule([Task(shard) for shard in shards])
-        self.counts: Counter[str] = Counter()
-        """Records of this run by reason, `ok` for none."""
-        self.bytes_done = 0
-        """Of input shards."""
-        self.stopping = threading.Event()
-        """Set to hand out nothing more."""
-
-    def next(self) -> Task | None:
-        """A shard to do now."""
-        return None if self.stopping.is_set() else self.schedule.next(idle=True)
-
-    def succeeded(self, task: Task, outcome: Outcome) -> None:
-        """A shard's captions are stored."""
-        self.schedule.succeeded(task)
-        self.counts.update(outcome.counts)
-        self.bytes_done += task.shard.size
-
-    def failed(self, task: Task, why: str) -> None:
-        """A shard failed; it is tried again, or after the last try left for another run.
-
-        Raises:
-            JobFailed: nothing but failures so far.
-        """
-        logger.warning("%s: %s", task.shard.id, why)
-        self.schedule.failed(task, why, suspect=False)
-
-
-Report = Callable[[CaptionJob, dict[str, float]], None]
-"""Takes the counters of all workers together."""
-
-
-class SerialCaptions:
-    """In this process, without Ray."""
-
-    actors = 1
-
-    def __init__(self, spec: CaptionSpec, manifest: CaptionsManifest) -> None:
-        device = devices.choose(spec.cluster.device)
-        self.device = devices.name(device)
-        self._worker = CaptionWorker(spec, manifest, device)
-
-    def preview(self, shard: Shard) -> Preview:
-        """The first batch of a shard; nothing is stored."""
-        return self._worker.preview(shard)
-
-    def run(self, job: CaptionJob, report: Report) -> None:
-        """Caption every shard of a job, or, once it is stopping, no other."""
-        while task := job.next():
-            try:
-                job.succeeded(task, self._worker.run(task.shard))
-            except OSError as error:
-                job.failed(task, f"{type(error).__name__}: {error}")
-            report(job, dict(self._worker.progress))
-
-    def close(self) -> None:
-        """Nothing to give back."""
 
 
 class CaptionActor:
@@ -154,8 +83,12 @@ class RayCaptions:
     def preview(self, shard: Shard) -> Preview:
         """The first batch of a shard, on one actor, which then stays; nothing is stored."""
         self._add_slot()
+        slot = self._slots[0]
+        answer = slot.handle.preview.remote(shard)
         try:
-            preview: Preview = ray.get(self._slots[0].handle.preview.remote(shard))
+            while not ray.wait([answer], timeout=_WAITING_NOTICE_S)[0]:
+                self._say_waiting(slot)
+            preview: Preview = ray.get(answer)
         except RayTaskError as error:
             raise cluster.cause(error) from None
         except RayError as error:
@@ -275,7 +208,7 @@ class RayCaptions:
                 job.schedule.interrupted(slot.task[1])
 
     def _say_waiting(self, slot: _Slot) -> None:
-        if time.monotonic() - slot.moved > _WAITING_NOTICE_S:
+        if time.monotonic() - slot.moved > _WAITING_NOTICE_S and not _done(slot.ready):
             slot.moved = time.monotonic()
             need = cluster.needs(self._spec.cluster, self._share.device)
             logger.info("waiting for an actor (%s on one node) to start; free now: %s", need, cluster.free())

@@ -8,16 +8,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 INDEX = "model_index.json"
-_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
+WEIGHTS = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model-?????-of-?????.safetensors",
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
+)
+"""Patterns of the weights that are loaded: no variants, such as `fp16`, and nothing of other tools."""
+TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
+"""Patterns of all else; *.model is a tokenizer's SentencePiece model, a protocol buffer."""
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-_TEXTS = (".json", ".txt", ".model", ".jinja")  # .model: a tokenizer's SentencePiece model, a protocol buffer
 
 
 def config(folder: Path, part: str = "") -> dict[str, Any]:
@@ -67,24 +74,47 @@ def sha256(path: Path) -> str:
     return _sha256(path, about.st_size, about.st_mtime_ns)
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=1024)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_loaded(name: str) -> bool:
-    """Whether a file in a component's folder is one that is opened: no pickle, no variant, nothing of another tool."""
-    return bool(_WEIGHTS.fullmatch(name)) or name.endswith(_TEXTS)
+    """Whether a file in a component's folder is one that is opened."""
+    return any(fnmatchcase(name, pattern) for pattern in (*WEIGHTS, *TEXTS))
 
 
 def check_weights(folder: Path, subject: str) -> None:
-    """Raise ValueError unless a component's folder has safetensors; `subject` begins the message."""
-    found = [path.name for path in folder.iterdir()]
-    if not any(_WEIGHTS.fullmatch(name) for name in found):
-        pickles = [name for name in found if name.endswith(_PICKLES)]
-        reason = f"only pickled weights ({', '.join(pickles)})" if pickles else "no weights"
-        raise ValueError(
-            f"{subject} has {reason}; save it with save_pretrained(..., safe_serialization=True), since pickles can"
-            " run code"
+    """Raise ValueError unless a component's folder has all its safetensors; `subject` begins the message."""
+    found = sorted(path.name for path in folder.iterdir())
+    if any(name in found for name in (WEIGHTS[0], WEIGHTS[2])):
+        return
+    if shards := _shards(folder):
+        missing = sorted(shards - set(found))
+        if missing:
+            raise ValueError(
+                f"{subject} lacks {', '.join(missing)}, which its index lists; copy or fetch it anew"
+            )
+        return
+    variants = [name for name in found if name.endswith(".safetensors")]
+    pickles = [name for name in found if name.endswith(_PICKLES)]
+    if variants:
+        reason = f"no {WEIGHTS[0]} or {WEIGHTS[2]}, only {', '.join(variants)}; rename a variant to that"
+    elif pickles:
+        reason = (
+            f"only pickled weights ({', '.join(pickles)}); save it with save_pretrained(...,"
+            " safe_serialization=True), since pickles can run code"
         )
+    else:
+        reason = "no weights"
+    raise ValueError(f"{subject} has {reason}")
+
+
+def _shards(folder: Path) -> set[str]:
+    """The files that an index of sharded weights names; none where there is no index."""
+    for whole in (WEIGHTS[0], WEIGHTS[2]):
+        index = folder / f"{whole}.index.json"
+        if index.is_file():
+            return set(json.loads(index.read_text())["weight_map"].values())
+    return set()

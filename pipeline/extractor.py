@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pipeline import device as devices
 from pipeline import sources
 from pipeline.batch import Batch
-from pipeline.decode import Decoded, decode, fitted
+from pipeline.decode import Decoded, fitted, fitted_beside, picture
 from pipeline.features import Features, make_engine
 from pipeline.identity import check_weights
 from pipeline.plan import layouts
@@ -86,7 +86,7 @@ class FeatureExtractor:
             {"group/tap": [len(images), C, h, w]} in the stored dtype.
 
         Raises:
-            BadSample: an image that cannot be decoded.
+            BadSample: an image that cannot be decoded, or a control image of other proportions than its image.
             ValueError: an image that is none of these, something that a group needs and that is missing, another
                 number of anything than of images, or values that do not fit the stored dtype.
         """
@@ -114,19 +114,19 @@ class FeatureExtractor:
         self._arrays = list(arrays)
         self._engine = make_engine(spec, arrays, devices.choose(spec.cluster.device))
 
-    def _decode(self, image: ImageLike) -> Decoded:
-        size = (self.spec.image_size[0], self.spec.image_size[1])
+    def _picture(self, image: ImageLike) -> Image.Image:
+        """Upright, in RGB, of its own size."""
         if isinstance(image, bytes):
-            return decode(image, size, self.spec.input.max_pixels, self.spec.fit)
+            return picture(image, self.spec.input.max_pixels)
         if isinstance(image, Image.Image):
             if image.mode not in ("RGB", "L"):
                 raise ValueError(
                     f"a PIL image of mode {image.mode}; give the file's bytes, or convert it to RGB"
                 )
-            return fitted(ImageOps.exif_transpose(image).convert("RGB"), size, self.spec.fit)
+            return ImageOps.exif_transpose(image).convert("RGB")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an array {image.dtype} {list(image.shape)}; images are uint8 [H, W, 3]")
-        return fitted(Image.fromarray(image), size, self.spec.fit)
+        return Image.fromarray(image)
 
     def _batch(
         self,
@@ -136,20 +136,23 @@ class FeatureExtractor:
         fields: Mapping[str, Sequence[ImageLike]],
     ) -> Batch:
         """All images as one batch."""
-        height, width = self.spec.image_size
-        decoded = [self._decode(image) for image in images]
+        size, fit = (self.spec.image_size[0], self.spec.image_size[1]), self.spec.fit
+        decoded = [fitted(self._picture(image), size, fit) for image in images]
         names = [("", hashlib.sha256(one.pixels.tobytes()).hexdigest()) for one in decoded]
 
-        def pixels(pictures: Sequence[Decoded]) -> NDArray[np.uint8]:
-            return np.array([one.pixels for one in pictures], np.uint8).reshape(-1, 3, height, width)
+        def stacked(pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+            return np.array(pixels, np.uint8).reshape(-1, 3, *size)
+
+        def beside(image: ImageLike, of: Decoded) -> NDArray[np.uint8]:
+            return fitted_beside(self._picture(image), (of.height, of.width), size, fit)
 
         nothing: list[str | None] = [None] * len(images)
         return Batch(
             ids=list(names if ids is None else ids),
-            pixels=pixels(decoded),
+            pixels=stacked([one.pixels for one in decoded]),
             boxes=np.array([one.box for one in decoded], np.int32).reshape(-1, 4),
             texts=texts,
-            fields={name: pixels([self._decode(one) for one in values]) for name, values in fields.items()},
+            fields={name: stacked([*map(beside, values, decoded)]) for name, values in fields.items()},
             field_reasons={name: nothing for name in fields},
         )
 

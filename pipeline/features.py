@@ -173,10 +173,13 @@ class Engine:
         for place in places(*tiling):
             for recipe, activations in self._maps_of(batch.crop(*place, tiling.tile), place):
                 for tap, value in activations.items():
-                    blends.setdefault((recipe, tap), Blend(*tiling)).add(value, place)
+                    # A place is one of the picture itself, not of its mirror image.
+                    seen = value.flip(3) if recipe.group.flip else value
+                    blends.setdefault((recipe, tap), Blend(*tiling)).add(seen, place)
         whole: dict[Recipe, Maps] = {}
         for (recipe, tap), blend in blends.items():
-            whole.setdefault(recipe, {})[tap] = blend.whole()
+            found = blend.whole()
+            whole.setdefault(recipe, {})[tap] = found.flip(3) if recipe.group.flip else found
         return whole
 
     def _draws(self, batch: Batch, place: tuple[int, int] | None) -> Any:

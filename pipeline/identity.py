@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline import checkpoint, families, sources, techniques
 from pipeline.captions import Captions
+from pipeline.differences import differences
 from pipeline.features import windows
 from pipeline.noising import load_schedule
 from pipeline.techniques.starts import start_of
@@ -105,11 +105,9 @@ def check_same(store: str, manifest: Manifest, wanted: dict[str, Any]) -> None:
     Raises:
         IdentityError: lists every difference.
     """
-    differences = list(_differences(manifest.identity, wanted, ""))
-    if differences:
-        shown = "\n".join(
-            f"  {key}: the store has {old!r}, the spec {new!r}" for key, old, new in differences
-        )
+    found = list(differences(manifest.identity, wanted))
+    if found:
+        shown = "\n".join(f"  {key}: the store has {old!r}, the spec {new!r}" for key, old, new in found)
         raise IdentityError(
             f"store {store} holds other features than this spec describes:\n{shown}\n"
             "Give the spec another store, or put these values back."
@@ -145,14 +143,3 @@ def libraries() -> dict[str, str]:
     """Versions of everything that touches a value."""
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {"python": platform.python_version(), **versions}
-
-
-def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for place, pair in enumerate(zip(old, new, strict=True)):
-            yield from _differences(*pair, f"{key}.{place}")
-    elif old != new:
-        yield key, old, new

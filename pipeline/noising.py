@@ -17,6 +17,16 @@ import torch
 from torch import Tensor
 
 TRAIN_TIMESTEPS = 1000
+_RANDOM = {
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LCMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+}
+"""Schedulers whose steps draw noise."""
 
 
 class Denoising:
@@ -91,14 +101,13 @@ class Diffusion(Schedule):
         return int(self._scheduler.timesteps[TRAIN_TIMESTEPS - t])
 
     def check(self, timestep: int) -> None:
-        try:
-            self.scale(self.add_noise(torch.zeros(1), torch.zeros(1), timestep), timestep)
-        except IndexError:
-            times = self._scheduler.timesteps
+        times = self._scheduler.timesteps
+        # Those with a table of sigmas have none for other timesteps, and some take the last one then.
+        if hasattr(self._scheduler, "sigmas") and timestep not in times:
             raise ValueError(
                 f"timestep {timestep} is not in the schedule of {type(self._scheduler).__name__}, which has"
                 f" {int(times.min())} to {int(times.max())}"
-            ) from None
+            )
 
     def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
         times = torch.full((len(latents),), timestep, dtype=torch.long, device=latents.device)
@@ -172,8 +181,11 @@ class _Euler:
 def load_schedule(folder: Path, config: dict[str, Any]) -> Schedule:
     """The schedule of a diffusers folder, `config` being its scheduler's.
 
+    A scheduler that skips timesteps, or whose steps draw noise of their own, gives way to DDIM with the same betas:
+    what the network sees is the same, and a row may not depend on others.
+
     Raises:
-        ValueError: a class that is no scheduler of diffusers.
+        ValueError: a class that is no scheduler of diffusers, or one that is not of diffusion over timesteps.
     """
     name = config.get("_class_name")
     found = getattr(diffusers, str(name), None)
@@ -182,10 +194,33 @@ def load_schedule(folder: Path, config: dict[str, Any]) -> Schedule:
             f"scheduler_config.json names the class {name!r}, which is no scheduler of diffusers"
         )
     scheduler: Any = found.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
-    if "FlowMatch" in found.__name__:
+    if "FlowMatch" in found.__name__ or config.get("prediction_type") == "flow_prediction":
         return Flow(scheduler)
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(
+            f"scheduler_config.json names {name}, whose noise is not a function of training's timesteps; supported are"
+            " schedulers with betas, such as DDIMScheduler, and those of flow matching"
+        )
+    if not _steps_through(scheduler):
+        options = {"clip_sample": False, **scheduler.config}
+        scheduler = diffusers.DDIMScheduler.from_config(options)
     scheduler.set_timesteps(TRAIN_TIMESTEPS)
     return Diffusion(scheduler)
+
+
+def _steps_through(scheduler: Any) -> bool:
+    """Whether a scheduler takes every training timestep, one after the other, and always in the same way."""
+    kind = type(scheduler).__name__
+    if kind in _RANDOM or "sde" in scheduler.config.get("algorithm_type", ""):
+        return False
+    try:
+        scheduler.set_timesteps(TRAIN_TIMESTEPS)
+    except ValueError:  # of few steps only
+        return False
+    times = scheduler.timesteps.tolist()
+    # Some lists have a timestep twice, some end at 1. With "leading" spacing, some consist of one timestep alone.
+    whole = range(int(times[0]), int(times[-1]) - 1, -1)
+    return sorted(set(times), reverse=True) == list(whole) and 0 <= len(times) - len(whole) <= 1 < len(whole)
 
 
 def inversion_timesteps(timestep: int, steps: int) -> Iterator[tuple[int, int]]:

@@ -189,14 +189,16 @@ class Passes:
         return self._once("control", (technique.sight, flip), lambda: technique.look(self._pictures(flip)))
 
     def _pictures(self, flip: bool) -> Pictures:
-        def mirror() -> Pictures:
-            images = {"": self._batch.pixels, **self._batch.fields}
-            turned = {name: np.ascontiguousarray(one[..., ::-1]) for name, one in images.items()}
-            return Pictures(turned.pop(""), turned)
+        batch = self._batch
 
-        if not flip:
-            return Pictures(self._batch.pixels, self._batch.fields)
-        return self._once("mirror", (), mirror)
+        def mirror() -> Pictures:
+            images = {"": batch.pixels, **batch.fields}
+            turned = {name: np.ascontiguousarray(one[..., ::-1]) for name, one in images.items()}
+            boxes = batch.boxes.copy()
+            boxes[:, 1] = batch.size[1] - boxes[:, 1] - boxes[:, 3]
+            return Pictures(turned.pop(""), boxes, turned)
+
+        return self._once("mirror", (), mirror) if flip else Pictures(batch.pixels, batch.boxes, batch.fields)
 
     def _text(self, recipe: Recipe, prompt: str) -> Text:
         """Encodings of each slot's prompt; a fixed prompt's are kept from batch to batch."""

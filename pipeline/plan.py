@@ -13,6 +13,7 @@ import torch
 
 from pipeline import checkpoint, families, sources, taps
 from pipeline.backbone import Backbone
+from pipeline.captions import Captions
 from pipeline.features import attn_sources, tiling_of, windows
 from pipeline.identity import identity, libraries
 from pipeline.shards import Shard, count_samples, list_shards
@@ -53,6 +54,8 @@ def make_plan(spec: ExtractSpec) -> Plan:
     folder = sources.locate(spec.backbone)
     arrays = layouts(spec, folder)
     shards = list_shards(spec.input)
+    if spec.input.captions is not None:
+        Captions(spec.input.captions).check(shards)
     counted = _count_rows(shards, spec)
     per_block, per_extent = block_rows(arrays, max(counted), spec.output.block_bytes)
     manifest = Manifest(

@@ -86,7 +86,7 @@ def read_shard(
     Args:
         shard: as listed.
         spec: where image and caption are in a sample.
-        controls: tar extensions of the control images to read besides.
+        controls: tar extensions of the control images to read besides, in lower case.
         json_fields: fields of the json member to read besides.
 
     Raises:
@@ -136,11 +136,11 @@ class _Draft:
             self.problem = BadSample("duplicate-key", f"key {self.key!r} came before in this shard")
         seen.add(self.key)
         self._limit = spec.max_member_bytes
-        self._controls = {control: control.lower() for control in controls}
+        self._controls = controls
         self._sources = {f"json:{name}": f"json:{name}" for name in json_fields}
         if spec.caption_field is not None:
             self._sources["caption"] = spec.caption_field
-        self._needed = {*self._controls.values(), *(one.partition(":")[0] for one in self._sources.values())}
+        self._needed = {*controls, *(one.partition(":")[0] for one in self._sources.values())}
         self._found: set[str] = set()
         self._members: dict[str, bytes | BadSample] = {}
         self._image: bytes | BadSample | None = None
@@ -179,7 +179,7 @@ class _Draft:
             reason=problem.reason if problem else None,
             detail=problem.detail if problem else "",
             texts={name: self._text(name, source) for name, source in self._sources.items()},
-            fields={name: self._control(extension) for name, extension in self._controls.items()},
+            fields={extension: self._control(extension) for extension in self._controls},
         )
 
     def _text(self, name: str, source: str) -> str | BadSample:

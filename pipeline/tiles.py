@@ -107,8 +107,9 @@ def _starts(image: Size, tile: Size, overlap: int, step: int, axis: int) -> list
     assert 0 < side <= whole and overlap >= 0 and step > 0
     if whole % step or side % step:
         raise ValueError(
-            f"tiles: with these taps, tiles begin and end at multiples of {step} pixels, but image_size is {list(image)}"
-            f" and tiles.size {list(tile)}; make all of them multiples of {step}, or leave out the coarsest taps"
+            f"tiles: with these taps, tiles begin and end at multiples of {step} pixels, but image_size is"
+            f" {list(image)} and tiles.size {list(tile)}; make all of them multiples of {step}, or leave out the"
+            " coarsest taps"
         )
     last = (whole - side) // step
     if last == 0:

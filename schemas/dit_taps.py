@@ -80,6 +80,11 @@ def depth(config: Config) -> int:
     return int(config["num_layers"]) + int(config.get("num_single_layers", 0))
 
 
+def patch(config: Config) -> int:
+    """Latents a token, along each side. FLUX's are packed before they reach the network."""
+    return 2 if class_name(config) == "FluxTransformer2DModel" else int(config["patch_size"])
+
+
 def _blocks(config: Config) -> Iterator[str]:
     sites = _SITES[str(class_name(config))]
     for index in range(depth(config)):

@@ -288,3 +288,18 @@ def _cells(rows: int, columns: int) -> Iterator[tuple[int, int]]:
 def double(tensor: Tensor) -> Delta:
     """As float64."""
     return tensor.double().numpy()
+
+
+def write_kohya(path: Path, unet: nn.Module, seed: int = 0) -> Path:
+    """A file of rank 4 that changes the queries of the first attention, for tests that need any LoRA."""
+    name = next(name for name, _ in unet.named_modules() if name.endswith("attn1.to_q"))
+    layer: Any = unet.get_submodule(name)
+    key = "lora_unet_" + name.replace(".", "_")
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"{key}.lora_down.weight": torch.randn(4, layer.in_features, generator=generator),
+        f"{key}.lora_up.weight": torch.randn(layer.out_features, 4, generator=generator),
+        f"{key}.alpha": torch.tensor(2.0),
+    }
+    save_file(tensors, path)
+    return path

@@ -23,6 +23,9 @@ class Pictures:
 
     pixels: NDArray[np.uint8]
     """[B, 3, H, W]."""
+    boxes: NDArray[np.int32]
+    """Where each picture lies: top, left, height, width in pixels, [B, 4]; the rest is padding. Of a tile's pictures,
+    boxes may reach beyond it."""
     fields: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     """Other images of the samples, by tar extension, [B, 3, H, W] each."""
 

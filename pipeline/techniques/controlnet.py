@@ -68,7 +68,7 @@ class ControlNet(Technique[specs.ControlNet]):
         if self.spec.field is not None:
             images = torch.from_numpy(pictures.fields[self.spec.field]).float() / 255
         elif self.spec.image == "canny":
-            images = canny(pictures.pixels, self.spec.low, self.spec.high)
+            images = canny(pictures, self.spec.low, self.spec.high)
         else:
             images = torch.as_tensor(_function(self.spec.image)(pictures.pixels))
             if images.shape != pictures.pixels.shape:
@@ -95,10 +95,21 @@ class ControlNet(Technique[specs.ControlNet]):
         }
 
 
-def canny(pixels: np.ndarray, low: int, high: int) -> Tensor:
-    """Edges of pictures uint8 [B, 3, H, W] by OpenCV's Canny, float32 in {0, 1}, three equal channels."""
-    edges = [cv2.Canny(np.ascontiguousarray(one.transpose(1, 2, 0)), low, high) for one in pixels]
-    return (torch.from_numpy(np.stack(edges)).float() / 255)[:, None].expand(-1, 3, -1, -1)
+def canny(pictures: Pictures, low: int, high: int) -> Tensor:
+    """Edges of pictures by OpenCV's Canny, float32 [B, 3, H, W] in {0, 1}, three equal channels.
+
+    The line where a picture meets padding is no edge of the picture, and left out.
+    """
+    edges = np.stack(
+        [cv2.Canny(np.ascontiguousarray(one.transpose(1, 2, 0)), low, high) for one in pictures.pixels]
+    )
+    for one, (top, left, height, width) in zip(edges, pictures.boxes, strict=True):
+        for lines, start, length in ((one, top, height), (one.T, left, width)):
+            if start > 0:
+                lines[: start + 1] = 0
+            if start + length < len(lines):
+                lines[max(0, start + length - 1) :] = 0
+    return (torch.from_numpy(edges).float() / 255)[:, None].expand(-1, 3, -1, -1)
 
 
 def _locate(spec: specs.ControlNet) -> Path:

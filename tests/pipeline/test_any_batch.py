@@ -16,15 +16,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from pipeline import checkpoint, families, sources
 from pipeline.batch import Batch
 from pipeline.features import Engine, Features
 from pipeline.plan import layouts
 from schemas import taps as vocabulary
-from schemas.spec import ExtractSpec
+from schemas.spec import Backbone, ExtractSpec
 from tests import backbones
+from tests.controls import write_controlnet
+from tests.loras import write_kohya
 from tests.tars import pixels
 
 SIDE = 64
@@ -47,33 +48,13 @@ def backbone(folder: Path, family: str) -> Path:
 
 @functools.cache
 def controlnet(folder: Path, family: str) -> str:
-    unet: Any = diffusers.UNet2DConditionModel.from_pretrained(backbone(folder, family), subfolder="unet")
-    torch.manual_seed(1)
-    made: Any = diffusers.ControlNetModel.from_unet(unet)
-    for parameter in made.parameters():  # its last layers are zeros, which would change nothing
-        torch.nn.init.normal_(parameter, std=0.05)
-    made.save_pretrained(folder / f"{family}-controlnet")
-    return str(folder / f"{family}-controlnet")
+    return write_controlnet(folder / f"{family}-controlnet", backbone(folder, family))
 
 
 @functools.cache
 def lora(folder: Path, family: str) -> str:
-    """Of one attention layer, in the format of kohya's trainer."""
     network: Any = diffusers.UNet2DConditionModel.from_pretrained(backbone(folder, family), subfolder="unet")
-    name = next(name for name, _ in network.named_modules() if name.endswith("attn1.to_q"))
-    layer = network.get_submodule(name)
-    key = "lora_unet_" + name.replace(".", "_")
-    generator = torch.Generator().manual_seed(2)
-    path = folder / f"{family}-lora.safetensors"
-    save_file(
-        {
-            f"{key}.lora_down.weight": torch.randn(4, layer.in_features, generator=generator),
-            f"{key}.lora_up.weight": torch.randn(layer.out_features, 4, generator=generator),
-            f"{key}.alpha": torch.tensor(2.0),
-        },
-        path,
-    )
-    return str(path)
+    return str(write_kohya(folder / f"{family}-lora.safetensors", network))
 
 
 @st.composite
@@ -98,7 +79,7 @@ def techniques(draw: st.DrawFn, folder: Path, family: str) -> list[dict[str, Any
 @st.composite
 def specs(draw: st.DrawFn, folder: Path) -> ExtractSpec:
     family = draw(st.sampled_from(FAMILIES))
-    found = sources.locate(make_backbone(str(backbone(folder, family))))
+    found = sources.locate(Backbone(source=str(backbone(folder, family))))
     part = families.family(found).network_part
     known = vocabulary.names(checkpoint.config(found, part))
     groups = [
@@ -133,12 +114,6 @@ def specs(draw: st.DrawFn, folder: Path) -> ExtractSpec:
             "groups": groups,
         }
     )
-
-
-def make_backbone(source: str) -> Any:
-    from schemas.spec import Backbone
-
-    return Backbone(source=source)
 
 
 def actor(spec: ExtractSpec) -> Engine:

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from pipeline import caption_runner
-from pipeline.caption_runner import CaptionJob, RayCaptions, SerialCaptions
+from pipeline.caption_job import CaptionJob, SerialCaptions
+from pipeline.caption_runner import RayCaptions
 from pipeline.caption_shards import CaptionWorker, Outcome
 from pipeline.captioner import locate, make_manifest
 from pipeline.captions import Captions, open_captions
@@ -110,11 +111,14 @@ def test_a_killed_actor_is_replaced_and_its_shard_done_again(
                 os.kill(found[0], signal.SIGKILL)
                 killed.set()
 
+        preview = runner.preview(list_shards(spec.input)[0])
         runner.run(job, kill_one)
         runner.run(CaptionJob([]), ignore)
     finally:
         runner.close()
     assert killed.is_set() and "an actor died" in caplog.text
+    first = Captions(quiet.captions).of("0.tar")
+    assert [(one.key, one.caption) for one in preview.records] == list(first.items())[:2]
     assert job.schedule.done == 4 and not job.schedule.set_aside
     for shard in list_shards(spec.input):
         assert Captions(spec.captions).of(shard.id) == Captions(quiet.captions).of(shard.id)

@@ -133,6 +133,14 @@ def test_greedy_whatever_the_model_would_do_by_itself(tmp_path: Path) -> None:
     assert captioner.caption(rows) == captioner.caption(rows)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_other_dtypes(dtype: str, tmp_path: Path) -> None:
+    source = captioners.git(tmp_path)
+    captioner = load(spec_of(source, model={"source": source, "batch_size": SIZE, "dtype": dtype}))
+    assert captioner._model.dtype == getattr(torch, dtype)
+    assert all(captioner.caption(_rows(captioner, range(4))))
+
+
 def test_beams(tmp_path: Path) -> None:
     captioner = load(spec_of(captioners.git(tmp_path), num_beams=3))
     assert all(captioner.caption(_rows(captioner, range(4))))

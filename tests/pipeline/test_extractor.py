@@ -16,6 +16,7 @@ from pipeline.bad import BadSample
 from pipeline.extractor import FeatureExtractor
 from pipeline.identity import IdentityError
 from tests import stores
+from tests.controls import write_controlnet
 from tests.engines import TAPS, copy_backbone, group, make_spec
 from tests.tars import encode, jpeg, pixels, png
 
@@ -144,7 +145,8 @@ def test_more_than_a_batch_and_none_at_all(extractor: FeatureExtractor) -> None:
 def test_captions_missing() -> None:
     extract = FeatureExtractor(make_spec(group("words", prompt="{caption}", taps=TAPS[:1])))
     with pytest.raises(
-        ValueError, match=r"the prompt of group 'words' has \{caption\}; give `captions`, a text for each image"
+        ValueError,
+        match=r"the prompt of group 'words' has \{caption\}; give `captions`, a text for each image",
     ):
         extract([jpeg(8, 8)])
     assert extract([jpeg(8, 8)], captions=[""])[f"words/{TAPS[0]}"].shape[0] == 1
@@ -176,3 +178,26 @@ def test_a_value_that_does_not_fit(extractor: FeatureExtractor, monkeypatch: pyt
     monkeypatch.setattr(engine.backbone, "predict", predict)
     with pytest.raises(ValueError, match="image 4: group 'plain' failed: float16-overflow"):
         extractor([jpeg(8, 8, seed) for seed in range(5)])
+
+
+def test_control_images_and_json_texts(tmp_path: Path) -> None:
+    """What samples hold beside the picture is given by name, and what lacks is named with the cure."""
+    source = write_controlnet(tmp_path / "control")
+    technique = {"type": "controlnet", "source": source, "image": "field:depth.png"}
+    extract = FeatureExtractor(
+        make_spec(group("a", prompt="a {json:place}", taps=TAPS[-1:], techniques=[technique]), fit="pad")
+    )
+    given: dict[str, Any] = {"json": {"place": ["shore"]}, "fields": {"depth.png": [png(40, 60, 2)]}}
+    found = extract([jpeg(40, 60)], **given)[f"a/{TAPS[-1]}"]
+    for name, other in (("json", {"place": ["hill"]}), ("fields", {"depth.png": [png(40, 60, 3)]})):
+        assert extract([jpeg(40, 60)], **given | {name: other})[f"a/{TAPS[-1]}"].tobytes() != found.tobytes()
+    with pytest.raises(
+        ValueError, match=r"the prompt of group 'a' has \{json:place\}; give `json\['place'\]`"
+    ):
+        extract([jpeg(40, 60)], fields=given["fields"])
+    with pytest.raises(
+        ValueError, match=r"a ControlNet takes 'depth.png'; give `fields\['depth.png'\]`, an image"
+    ):
+        extract([jpeg(40, 60)], json=given["json"])
+    with pytest.raises(ValueError, match=r"2 images, but 1 json\['place'\]; give one for each image"):
+        extract([jpeg(40, 60)] * 2, **given)

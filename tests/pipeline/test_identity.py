@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline import sources
-from pipeline.identity import IdentityError, check_weights, check_same, identity, libraries
+from pipeline.identity import IdentityError, check_same, check_weights, identity, libraries
 from schemas.receipts import ArrayLayout, Manifest
 from schemas.spec import ExtractSpec, Group, Tap
 from tests.engines import copy_backbone, group, make_spec

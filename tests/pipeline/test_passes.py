@@ -1,4 +1,4 @@
-"""What groups may combine: draws averaged, guidance, mirrored pictures, weights that are switched, and what is shared."""
+"""What groups may combine: averaged draws, guidance, mirrored pictures, switched weights; and what they share."""
 
 from __future__ import annotations
 
@@ -244,3 +244,16 @@ def test_each_tile_is_a_pass_over_its_part_of_picture_and_noise() -> None:
     tiled: Any = engine.run(batch).maps["plain", "unet-in"]
     assert tiled.shape == whole.shape and engine.calls["network"] == 6
     assert np.linalg.norm(tiled - whole) < 0.35 * np.linalg.norm(whole)
+
+
+def test_tiles_of_a_flipped_group_are_those_of_the_mirrored_picture() -> None:
+    """Mirrored as one: each tile mirrored in its own place would be no picture."""
+    clean = {"taps": [{"name": "unet-in", "dtype": "float32"}], "latents": "mean"}
+    groups = [group(name, flip=name == "f", techniques=[{"type": "no-noise"}], **clean) for name in "pf"]
+    tiled = make_engine(make_spec(*groups, image_size=[64, 192], tiles={"size": [64, 128], "overlap": 32}))
+    picture = np.stack([pixels(64, 192).transpose(2, 0, 1)])
+    ids = [("a.tar", "a")]
+    found = tiled.run(Batch.of_pictures(ids, picture)).maps["f", "unet-in"]
+    mirrored = np.ascontiguousarray(picture[..., ::-1])
+    expected = tiled.run(Batch.of_pictures(ids, mirrored)).maps["p", "unet-in"]
+    assert np.allclose(found, expected, atol=1e-5)

@@ -4,6 +4,7 @@ import gc
 import json
 import time
 import weakref
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +22,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline import families
 from pipeline.taps import Recorder, record, shapes
 from schemas.taps import names
+from tests import networks
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 TOLERANCE = 5e-6  # relative, float32; another interpolation of the control image already differs by more
@@ -53,7 +56,7 @@ def unet_config(model: str) -> dict[str, Any]:
 
 
 def expected(name: str) -> dict[str, Tensor]:
-    return {tap: value for tap, value in golden(name).items() if not tap.startswith("__") and tap != "attn"}
+    return {tap: value for tap, value in golden(name).items() if not tap.startswith("__")}
 
 
 def inputs(batch: int = 1, size: tuple[int, int] = (8, 8)) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,15 +125,35 @@ def test_record_refuses_what_does_not_fit() -> None:
     args = (*inputs(), "legacy")
     pipe = SimpleNamespace(unet=tiny_unet())
     with pytest.raises(
-        ValueError, match="SimpleNamespace has no UNet; taps are recorded in pipelines with a UNet2D"
+        ValueError, match="SimpleNamespace has neither a UNet nor a transformer; taps are recorded"
     ):
         record(SimpleNamespace(), *args)
     with pytest.raises(ValueError, match="of controlnet and control_image, controlnet is missing"):
         record(pipe, *args, control_image=torch.zeros(1, 3, 64, 64))
-    with pytest.raises(ValueError, match="needs pooled_prompt_embeds"):
+    with pytest.raises(ValueError, match="UNet2DConditionModel needs pooled_prompt_embeds besides"):
         record(SimpleNamespace(unet=tiny_unet("sdxl-tiny")), *args)
     with pytest.raises(ValueError, match="nearest: unet-in"):
         record(pipe, *inputs(), ["unet-inn"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", networks.CONFIGS)
+def test_record_calls_every_network_as_its_family_does(name: str) -> None:
+    network, text = networks.network(name), networks.text(name)
+    pipe = SimpleNamespace(**{"unet" if name == "deepfloyd" else "transformer": network})
+    prompt = text.pop("prompt_embeds")
+    found = record(pipe, networks.latents(name), 261, prompt, ["middle"], **text)
+    arguments = networks.inputs(name)
+    want = Recorder(network, "middle").run(lambda: network(**arguments))
+    assert all(torch.equal(found[tap], want[tap]) for tap in want)
+    if name != "deepfloyd":
+        given: dict[str, Any] = {
+            "controlnet": nn.Identity(),
+            "control_image": torch.zeros(1, 3, 64, 96),
+            **text,
+        }
+        with pytest.raises(ValueError, match=r"a \w+ takes no ControlNet here; leave it out"):
+            record(pipe, networks.latents(name), 261, prompt, ["middle"], **given)
 
 
 def test_record_passes_model_inputs_on() -> None:
@@ -339,25 +362,40 @@ def test_adapters_injected_after_the_recorder_count() -> None:
     assert all(torch.equal(off[tap], plain[tap]) for tap in taps)
 
 
+def meta_inputs(size: tuple[int, int], tokens: int = 77) -> Callable[[Any], dict[str, Any]]:
+    def inputs(network: Any) -> dict[str, Any]:
+        config = network.config
+        text = {"prompt_embeds": torch.zeros(1, tokens, config.cross_attention_dim)}
+        if config.addition_embed_type == "text_time":
+            pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            text["pooled_prompt_embeds"] = torch.zeros(1, pooled)
+        family = families.for_network(network)
+        return family.inputs(network, torch.zeros(1, 4, *size), torch.zeros(()), text)
+
+    return inputs
+
+
 @pytest.mark.parametrize(("file", "model"), [("dev.sd15.all", "sd15-tiny"), ("dev.sdxl.all", "sdxl-tiny")])
 def test_shapes_of_the_reference(file: str, model: str) -> None:
     want = {tap: tuple(value.shape[1:]) for tap, value in expected(file).items()}
-    assert shapes(unet_config(model), list(want), (8, 8), 77) == want
+    assert shapes(UNet2DConditionModel, unet_config(model), list(want), meta_inputs((8, 8))) == want
 
 
 def test_shapes_at_sdxl_size_without_weights() -> None:
     """The full network, non-square; maps far beyond what may be recorded are listed all the same."""
     start = time.monotonic()
     config = {**unet_config("sdxl-tiny"), **SDXL_SIZE}
-    found = shapes(config, names(config), (128, 96), 77)
+    pooled = "down-level1-repeat0-vit-block0-self-map-pooled4"
+    found = shapes(UNet2DConditionModel, config, [*names(config), pooled], meta_inputs((128, 96)))
     assert time.monotonic() - start < 10
-    assert len(found) == 612
+    assert len(found) == 612 + 1
     assert found["up-level2-repeat2-res-out"] == (320, 128, 96)
     assert found["up-level0-repeat0-vit-block7-out"] == (1280, 32, 24)
     assert found["down-level1-repeat0-vit-block0-self-map"] == (10, 64 * 48, 64 * 48)
     assert found["down-level1-repeat0-vit-block0-cross-map"] == (10, 64 * 48, 77)
+    assert found[pooled] == (10, 16 * 12, 16 * 12)
 
 
 def test_shapes_name_a_wrong_tap() -> None:
     with pytest.raises(ValueError, match="'unet-on' is no tap of this network; nearest: unet-in"):
-        shapes(unet_config("sd15-tiny"), ["unet-on"], (8, 8), 77)
+        shapes(UNet2DConditionModel, unet_config("sd15-tiny"), ["unet-on"], meta_inputs((8, 8)))

@@ -46,6 +46,69 @@ def test_kinds() -> None:
     assert len(attention) == 2 * 16 and all(name.endswith(("self-map", "cross-map")) for name in attention)
 
 
+@pytest.mark.parametrize(
+    ("tap", "want"),
+    [
+        ("mid-vit-block0-self-map", taps.Map("mid-vit-block0-self-map")),
+        ("mid-vit-block0-self-map-pooled16", taps.Map("mid-vit-block0-self-map", pool=16)),
+        ("vit-block0-dual-map-mean", taps.Map("vit-block0-dual-map", over_heads=True)),
+        ("attn", None),
+        ("mid-vit-out", None),
+    ],
+)
+def test_maps_and_their_reductions(tap: str, want: taps.Map | None) -> None:
+    assert taps.as_map(tap) == want
+    assert taps.kind(tap) == ("map" if want is None else "attention")
+
+
+def test_what_is_about_single_tokens() -> None:
+    found = [tap for tap in [*taps.names(SD15), *MADE] if taps.by_token(tap)]
+    assert all("cross-map" in tap or tap == "attn" for tap in found) and len(found) == 16 + 2
+
+
+@pytest.mark.parametrize(
+    ("tap", "message"),
+    [
+        ("mid-vit-block0-self-map-pooled3", "cells of 3 tokens; allowed are powers of two from 2"),
+        ("mid-vit-block0-self-map-pooled1", "cells of 1 tokens"),
+        (
+            "mid-vit-block0-cross-map-pooled2",
+            "only self-maps are pooled, since a prompt's tokens are no grid",
+        ),
+        ("mid-vit-block1-self-map-pooled2", "is no tap of this network; nearest: mid-vit-block0-self-map"),
+    ],
+)
+def test_wrong_reductions(tap: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        taps.resolve(tap, SD15)
+
+
+def test_attn_needs_cross_attention() -> None:
+    plain = {
+        **SD15,
+        "down_block_types": ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"],
+        "mid_block_type": None,
+    }
+    with pytest.raises(
+        ValueError, match="'attn' is made of cross-attention maps, of which this network has none"
+    ):
+        taps.resolve("attn", plain)
+
+
+def test_sets_of_each_network() -> None:
+    """A set that a network has not is left out; `middle` is DIFT's tap with SD's layout, and has one in all."""
+    assert list(taps.sets(SD15)) == ["legacy", "practical", "middle"]
+    assert taps.sets(SDXL)["middle"] == [UP.format(1)] == taps.sets(SD15)["middle"]
+    assert list(taps.sets(SDXL_TINY)) == ["legacy", "middle"]
+    flux = {"_class_name": "FluxTransformer2DModel", "num_layers": 19, "num_single_layers": 38}
+    assert taps.sets(flux) == {"middle": ["vit-block28-norm"]}
+    with pytest.raises(
+        ValueError, match="'legacy' is not defined for networks like this one; its sets are middle"
+    ):
+        taps.resolve("legacy", flux)
+
+
 def test_legacy_follows_the_levels() -> None:
     """The up level without upsampler ends with attention in SD 1.5, and with a residual unit in SDXL."""
     sd15 = [*(UP.format(level) for level in range(3)), "up-level3-repeat2-vit-out"]
@@ -61,14 +124,22 @@ def test_practical_is_the_network_s_own() -> None:
         taps.resolve("practical", SDXL_TINY)
 
 
-@given(st.lists(st.sampled_from([*taps.SETS, *taps.names(SD15)]), min_size=1, max_size=20))
+MADE = ["attn", "mid-vit-block0-self-map-pooled2", "up-level1-repeat0-vit-block0-cross-map-mean"]
+
+
+@given(st.lists(st.sampled_from([*taps.SETS, *taps.names(SD15), *MADE]), min_size=1, max_size=20))
 def test_resolve_orders_and_unites(requested: list[str]) -> None:
-    resolved, known = taps.resolve(requested, SD15), taps.names(SD15)
+    """What is made of a site stands behind it, and `attn` behind all."""
+    resolved, known = taps.resolve(requested, SD15), [*taps.names(SD15), "attn"]
     expected = {
         tap for name in requested for tap in (taps.resolve(name, SD15) if name in taps.SETS else [name])
     }
-    assert set(resolved) == expected
-    assert [known.index(tap) for tap in resolved] == sorted(known.index(tap) for tap in expected)
+    assert len(resolved) == len(expected) and set(resolved) == expected
+
+    def place(tap: str) -> tuple[int, str]:
+        return known.index(tap.removesuffix("-pooled2").removesuffix("-mean")), tap
+
+    assert [place(tap) for tap in resolved] == sorted(place(tap) for tap in expected)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +151,9 @@ def test_resolve_orders_and_unites(requested: list[str]) -> None:
     ],
 )
 def test_wrong_name_says_what_is_near_and_allowed(wrong: str, nearest: str) -> None:
-    allowed = "allowed are this network's 197 taps and the sets legacy, practical"
+    allowed = "allowed are this network's 197 taps, 'attn' and the sets legacy, practical, middle"
     with pytest.raises(
-        ValueError, match=f"^'{wrong}' is no tap of this network; nearest: {nearest}\\b.*; {allowed}$"
+        ValueError, match=f"^'{wrong}' is no tap of this network; nearest: {nearest}\\b.*; {allowed} "
     ):
         taps.resolve(["unet-in", wrong], SD15)
 
@@ -95,7 +166,7 @@ def test_nothing_near() -> None:
 def test_no_name_at_all() -> None:
     """An empty list would mean a network that never stops and rows without arrays."""
     with pytest.raises(
-        ValueError, match="no tap is named; allowed are this network's 197 taps and the sets legacy"
+        ValueError, match="no tap is named; allowed are this network's 197 taps, 'attn' and the sets legacy"
     ):
         taps.resolve([], SD15)
 
@@ -104,12 +175,13 @@ def test_no_name_at_all() -> None:
     ("unet_config", "message"),
     [
         (
-            {"_class_name": "FluxTransformer2DModel"},
-            "FluxTransformer2DModel has no down_block_types and no up_block",
+            {"_class_name": "AuraFlowTransformer2DModel"},
+            "taps have no names in a AuraFlowTransformer2DModel; they have in UNet2DConditionModel, PixArt",
         ),
+        ({"_class_name": "FluxTransformer2DModel"}, "config of a FluxTransformer2DModel has no num_layers"),
         (
-            {**SD15, "mid_block_type": "UNetMidBlock2DSimpleCrossAttn"},
-            "blocks of type UNetMidBlock2DSimpleCrossAttn",
+            {"sample_size": 8},
+            "not the config of a UNet2DConditionModel: it has no down_block_types and no up_",
         ),
         (
             {**SD15, "down_block_types": ["KDownBlock2D"]},

@@ -25,7 +25,8 @@ from tests.tars import pixels
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 TINY, CANNY = GOLDEN / "sd15-tiny", GOLDEN / "controlnet-canny-tiny"
-PICTURES = Pictures(np.stack([pixels(64, 64, seed).transpose(2, 0, 1) for seed in (1, 2)]))
+WHOLE = np.array([[0, 0, 64, 64]] * 2, np.int32)
+PICTURES = Pictures(np.stack([pixels(64, 64, seed).transpose(2, 0, 1) for seed in (1, 2)]), WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_several_add_up(backbone: Backbone) -> None:
     with torch.no_grad():
         down, mid = both(
             **call,
-            controlnet_cond=[canny(PICTURES.pixels, 100, 200), canny(PICTURES.pixels, 20, 60)],
+            controlnet_cond=[canny(PICTURES, 100, 200), canny(PICTURES, 20, 60)],
             conditioning_scale=[0.7, 0.4],
             return_dict=False,
         )
@@ -94,15 +95,31 @@ def test_one_network_serves_techniques_that_differ_in_scale(backbone: Backbone) 
 
 
 def test_edges_have_three_equal_channels_of_0_and_1() -> None:
-    edges = canny(PICTURES.pixels, 100, 200)
+    edges = canny(PICTURES, 100, 200)
     assert edges.shape == (2, 3, 64, 64) and set(edges.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(edges[:, 0], edges[:, 2])
+
+
+def test_the_border_of_padding_is_no_edge() -> None:
+    """A picture on grey has a frame that every ControlNet would follow."""
+    padded = np.full((2, 3, 64, 64), 127, np.uint8)
+    padded[:, :, 8:56, 4:60] = PICTURES.pixels[:, :, 8:56, 4:60]
+    boxes = np.array([[8, 4, 48, 56], [0, 0, 64, 64]], np.int32)
+    inside, framed = canny(Pictures(padded, boxes), 100, 200)
+    assert framed[:, 6:10].any() and framed[:, :, 2:6].any()
+    frame = torch.ones_like(inside, dtype=torch.bool)
+    frame[:, 9:55, 5:59] = False
+    assert not inside[frame].any() and torch.equal(
+        inside[~frame], canny(Pictures(padded, WHOLE), 100, 200)[0][~frame]
+    )
+    tile = Pictures(padded[:, :, :32, :32], boxes - np.array([-4, 0, 0, 0], np.int32))
+    assert not canny(tile, 100, 200)[0, :, :13].any()
 
 
 def test_a_field_of_the_sample_is_the_control_image(backbone: Backbone) -> None:
     depth = np.stack([pixels(64, 64, seed).transpose(2, 0, 1) for seed in (5, 6)])
     technique = ControlNet(spec(image="field:depth.png"), backbone)
-    seen = technique.look(Pictures(PICTURES.pixels, {"depth.png": depth}))
+    seen = technique.look(Pictures(PICTURES.pixels, WHOLE, {"depth.png": depth}))
     assert torch.equal(seen, torch.from_numpy(depth).float() / 255)
 
 
@@ -158,7 +175,7 @@ def test_what_does_not_fit_is_refused_before_work(tmp_path: Path) -> None:
     (other / "config.json").write_text(json.dumps(config | {"_class_name": "T2IAdapter"}))
     with pytest.raises(ValueError, match="other' is a T2IAdapter; a ControlNetModel is needed"):
         ControlNet.check(spec(source=str(other)), StableDiffusion, TINY)
-    with pytest.raises(ValueError, match="controlnet.*nowhere"):
+    with pytest.raises(ValueError, match=r"controlnet.*nowhere"):
         ControlNet.check(spec(source=str(tmp_path / "nowhere")), StableDiffusion, TINY)
 
 

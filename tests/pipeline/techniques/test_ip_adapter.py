@@ -32,7 +32,8 @@ GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 TINY = GOLDEN / "sd15-tiny"
 TEXT, EMBEDDING, HIDDEN, SIDE = 32, 16, 24, 32
 """Widths of the UNet's text, of the image encoder's embedding and of its tokens; pixels that it sees."""
-PICTURES = Pictures(np.stack([pixels(64, 80, seed).transpose(2, 0, 1) for seed in (1, 2)]))
+WHOLE = np.array([[0, 0, 64, 80]] * 2, np.int32)
+PICTURES = Pictures(np.stack([pixels(64, 80, seed).transpose(2, 0, 1) for seed in (1, 2)]), WHOLE)
 
 Tensors = dict[str, Tensor]
 
@@ -294,7 +295,7 @@ def test_the_same_as_the_stock_pipeline_of_sdxl(encoder: Path, tmp_path: Path) -
     }
     technique.attach()
     with torch.no_grad():
-        found = unet(**technique.steer(technique.look(Pictures(PICTURES.pixels[:1])), call)).sample
+        found = unet(**technique.steer(technique.look(Pictures(PICTURES.pixels[:1], WHOLE[:1])), call)).sample
     assert difference(found, expected) < 1e-5
     assert set(given) == {"text_embeds", "time_ids"}  # the call's own is left alone
 
@@ -302,7 +303,7 @@ def test_the_same_as_the_stock_pipeline_of_sdxl(encoder: Path, tmp_path: Path) -
 def test_a_row_by_itself(backbone: Backbone, path: Path, encoder: Path) -> None:
     adapter = IpAdapter(spec(path, encoder), backbone)
     both = adapter.look(PICTURES)
-    turned = adapter.look(Pictures(PICTURES.pixels[::-1].copy()))
+    turned = adapter.look(Pictures(PICTURES.pixels[::-1].copy(), WHOLE))
     assert torch.equal(both, turned.flip(0))
 
 

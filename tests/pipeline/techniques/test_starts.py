@@ -88,7 +88,9 @@ def test_denoising_twice_gives_the_same() -> None:
     start = start_of(group({"type": "denoise", "start": 60}))
 
     def run() -> Tensor:
-        return start.begin(made, LATENTS, lambda: NOISE, lambda noisy, timestep: noisy * 0.3 + timestep / 1000)
+        return start.begin(
+            made, LATENTS, lambda: NOISE, lambda noisy, timestep: noisy * 0.3 + timestep / 1000
+        )
 
     assert torch.equal(run(), run())
 
@@ -125,7 +127,7 @@ def test_inversion_of_few_timesteps_has_fewer_steps() -> None:
 
 def test_a_timestep_outside_the_schedule() -> None:
     made = schedule(diffusers.EulerDiscreteScheduler, timestep_spacing="linspace")
-    with pytest.raises(ValueError, match="is not in the schedule of EulerDiscreteScheduler, which has 0 to 999"):
+    with pytest.raises(
+        ValueError, match="is not in the schedule of EulerDiscreteScheduler, which has 0 to 999"
+    ):
         made.check(1234)
-
-

@@ -63,7 +63,7 @@ def extract(
 
     load(spec, overrides or ())
     from jobs.extract import run  # after the first check, which must not wait for torch and Ray
-    from pipeline.plan import wrong_taps
+    from pipeline.layouts import wrong_taps
 
     checked: ExtractSpec = load(spec, overrides or (), check=wrong_taps)
 

@@ -43,6 +43,9 @@ class Backbone(ABC):
     """Component -> class."""
     vae_class: ClassVar[Any] = AutoencoderKL
     """None for networks that work on pixels."""
+    vae_overflows: ClassVar[bool] = False
+    """Whether the VAE's activations exceed float16, so that it computes in float32 then; its config's `force_upcast`
+    may say that these weights do not."""
     optional_parts: ClassVar[frozenset[str]] = frozenset()
     """Components that a checkpoint may lack."""
 
@@ -54,15 +57,16 @@ class Backbone(ABC):
         """Further networks that techniques loaded, by their source."""
         _make_deterministic()
         self.schedule: Schedule = load_schedule(folder, checkpoint.config(folder, "scheduler"))
-        self.network: Any = self._load(self.network_class, self.network_part)
+        self.network: Any = self._load(self.network_class, self.network_part, dtype)
         self.vae: Any = None
         if self.vae_class is not None:
-            self.vae = self._load(self.vae_class, "vae")
+            overflows = self.vae_overflows and checkpoint.config(folder, "vae").get("force_upcast", True)
+            self.vae = self._load(
+                self.vae_class, "vae", torch.float32 if overflows and dtype == torch.float16 else dtype
+            )
             del self.vae.decoder, self.vae.post_quant_conv
-            if dtype == torch.float16 and self.vae.config.get("force_upcast"):
-                self.vae.to(torch.float32)  # its activations overflow float16, SDXL's in particular
         self.encoders: dict[str, Any] = {
-            name: self._load(kind, name)
+            name: self._load(kind, name, dtype)
             for name, kind in self.text_encoders.items()
             if (folder / name).is_dir()
         }
@@ -167,9 +171,9 @@ class Backbone(ABC):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _load(self, kind: Any, part: str) -> Any:
+    def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         module = kind.from_pretrained(
-            self.folder, subfolder=part, torch_dtype=self.dtype, use_safetensors=True, local_files_only=True
+            self.folder, subfolder=part, torch_dtype=dtype, use_safetensors=True, local_files_only=True
         )
         return module.to(self.device).eval().requires_grad_(False)
 

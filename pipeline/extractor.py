@@ -16,7 +16,7 @@ from pipeline.batch import Batch
 from pipeline.decode import Decoded, fitted, fitted_beside, picture
 from pipeline.features import Features, make_engine
 from pipeline.identity import check_weights
-from pipeline.plan import layouts
+from pipeline.layouts import layouts
 from pipeline.store import read_manifest
 from schemas.receipts import ArrayLayout
 from schemas.spec import ExtractSpec
@@ -27,9 +27,9 @@ ImageLike = bytes | Image.Image | NDArray[np.uint8]
 class FeatureExtractor:
     """Computes the feature groups of a spec for images in memory.
 
-    Given a stored sample's bytes with its shard id and key, it returns the stored row: the same bytes on a CPU with
-    one thread (`cluster.cpus_per_actor`) and the same libraries, else within the bound that the documentation
-    states, because kernels that share a batch among threads depend on a sample's slot, which is another one here.
+    Given a stored sample's bytes with its shard id and key, it returns the stored row within the bound that the
+    documentation states, since kernels may depend on a sample's slot, which is another one here; the very same bytes
+    for the embedded backbone on a CPU with one thread (`cluster.cpus_per_actor`) and the same libraries.
 
     Args:
         spec: of an extract job; its input, store and cluster play no role, but for `cluster.device` and threads.

@@ -7,10 +7,9 @@ what the passes (`pipeline.passes`) record. Large pictures go through it tile by
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +20,15 @@ from pipeline import attn, families, noise, sources, techniques
 from pipeline.backbone import Backbone, Text
 from pipeline.batch import Batch
 from pipeline.geometry import cells
-from pipeline.passes import Maps, Passes, Recipe
+from pipeline.passes import Maps, Passes
+from pipeline.recipes import Recipe, attn_sources, missing, tiling_of, windows
 from pipeline.techniques.base import Technique
 from pipeline.techniques.starts import start_of
-from pipeline.tiles import Blend, alignment, places
+from pipeline.tiles import Blend, places
 from schemas import taps as tap_names
+from schemas.groups import Group
 from schemas.receipts import ArrayLayout
-from schemas.spec import ExtractSpec, Group
+from schemas.spec import ExtractSpec
 
 GroupTap = tuple[str, str]
 _TORCH = {"float16": torch.float16, "float32": torch.float32}
@@ -222,59 +223,6 @@ class Engine:
             features.pooled[group.name, array.tap] = pooled
             reasons = [first or second for first, second in zip(reasons, failed, strict=True)]
         features.reasons[group.name] = reasons
-
-
-class Tiling(NamedTuple):
-    """How large pictures are cut, as `pipeline.tiles` takes it."""
-
-    image: tuple[int, int]
-    tile: tuple[int, int]
-    overlap: int
-    step: int
-
-
-def tiling_of(spec: ExtractSpec, arrays: Sequence[ArrayLayout], latents: tuple[int, int, int]) -> Tiling:
-    """A spec's tiles, in whole cells of every map and of the latents [c, h, w].
-
-    Raises:
-        ValueError: sizes that cannot be cut so.
-    """
-    assert spec.tiles is not None
-    image, tile = (spec.image_size[0], spec.image_size[1]), (spec.tiles.size[0], spec.tiles.size[1])
-    grids = {(array.shape[1], array.shape[2]) for array in arrays} | {latents[1:]}
-    return Tiling(image, tile, spec.tiles.overlap, alignment(image, sorted(grids)))
-
-
-def attn_sources(group: Group, config: Mapping[str, Any]) -> list[str]:
-    """The maps that a group's `attn` is made of."""
-    asked = group.asked("attn")
-    choices: dict[str, Any] = {"stages": asked.stages, "strides": asked.strides}
-    return attn.sources(config, **{name: value for name, value in choices.items() if value is not None})
-
-
-def windows(group: Group, family: type[Backbone], folder: Path) -> int:
-    """Windows that a group's prompts are encoded in: as asked, or what its fixed prompts need."""
-    if group.text_windows is not None:
-        return group.text_windows
-    negative = [one.negative_prompt for one in group.techniques if one.type == "guidance"]
-    fixed = [*([] if group.varies else [group.prompt]), *negative]
-    return max([1, *(family.windows(folder, prompt) for prompt in fixed)])
-
-
-def missing(group: Group, batch: Batch) -> list[str | None]:
-    """Why a group cannot be computed in a slot: a text or a control image that the sample lacks."""
-    reasons: list[str | None] = [None] * len(batch.ids)
-    fields = [one.field for one in group.techniques if one.type == "controlnet" and one.field]
-    for slot, sample in enumerate(batch.ids):
-        if sample is None:
-            continue
-        for name in group.placeholders:
-            if batch.texts[name][slot] is None:
-                found = batch.text_reasons.get(name, [None] * len(batch.ids))[slot]
-                reasons[slot] = reasons[slot] or found or f"no-{name.partition(':')[0]}"
-        for field in fields:
-            reasons[slot] = reasons[slot] or batch.field_reasons[field][slot]
-    return reasons
 
 
 def pack(

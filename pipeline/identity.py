@@ -10,11 +10,12 @@ from typing import Any
 from pipeline import checkpoint, families, sources, techniques
 from pipeline.captions import Captions
 from pipeline.differences import differences
-from pipeline.features import windows
 from pipeline.noising import load_schedule
+from pipeline.recipes import windows
 from pipeline.techniques.starts import start_of
+from schemas.groups import Group
 from schemas.receipts import ArrayLayout, Manifest
-from schemas.spec import ExtractSpec, Group
+from schemas.spec import ExtractSpec
 
 METHOD = 2
 """Version of what this code does to a sample (decoding, stretching, noise, packing); raised when a value changes."""

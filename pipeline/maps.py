@@ -85,14 +85,15 @@ def _scores(attention: Any, seen: dict[str, Any], cells: int) -> Scores:
     key = torch.cat(keys, dim=2)
     rotation = seen["options"].get("image_rotary_emb")
     if rotation is not None:
-        query = apply_rotary_emb(query, tuple(part[-cells:] for part in rotation))
-        if not getattr(attention, "is_cross_attention", False):
-            key = apply_rotary_emb(key, rotation)
+        rotate: Callable[..., Any] = apply_rotary_emb
+        query = rotate(query, tuple(part[-cells:] for part in rotation))
+        if not getattr(attention, "is_cross_attention", False):  # there, keys are the prompt's
+            key = rotate(key, rotation)
     mask = seen["options"].get("attention_mask")
     if mask is not None:
         batch, own = len(key), keys[-1].shape[2]
         mask = attention.prepare_attention_mask(mask, own, batch).unflatten(0, (batch, attention.heads))
-    return Scores(query, key, getattr(attention, "scale", query.shape[-1] ** -0.5), mask)
+    return Scores(query.detach(), key.detach(), getattr(attention, "scale", query.shape[-1] ** -0.5), mask)
 
 
 def attention_map(
@@ -117,7 +118,7 @@ def attention_map(
         queries if how.pool == 1 else cells,
         last - first if how.pool == 1 else cells,
     )
-    _check_size(how, shape, max_bytes)
+    check_size(how, shape, max_bytes)
     found = torch.empty(shape, dtype=scores.query.dtype, device=scores.query.device)
     # Of a pooled map, whole rows of cells at once; of one that is averaged over heads, all heads.
     step, step_out = (1, 1) if how.pool == 1 else (how.pool * grid[1], columns)
@@ -148,7 +149,8 @@ def _pooled(weights: Tensor, grid: Grid, pool: int) -> Tensor:
     return functional.avg_pool2d(queries, pool, ceil_mode=True).flatten(2).transpose(1, 2)
 
 
-def _check_size(how: Map, shape: tuple[int, int, int, int], max_bytes: float) -> None:
+def check_size(how: Map, shape: tuple[int, int, int, int], max_bytes: float) -> None:
+    """Raise ValueError for a map [B, heads, query, key] of more than `max_bytes`, with the pooled one that is less."""
     batch, heads, queries, keys = shape
     size = 4 * batch * heads * queries * keys
     if size <= max_bytes:

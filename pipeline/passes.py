@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,62 +17,13 @@ from torch import Tensor
 from pipeline.backbone import Backbone, Text
 from pipeline.batch import Batch
 from pipeline.noise import Purpose
+from pipeline.recipes import Recipe
 from pipeline.taps import Recorder
 from pipeline.techniques.base import Pictures, Technique
-from pipeline.techniques.starts import Noise
-from schemas.spec import PLACEHOLDER, Group
-from schemas.techniques import Average, Guidance
+from schemas.groups import PLACEHOLDER, Group
 
 T = TypeVar("T")
 Maps = dict[str, Tensor]
-_NOT_IN_PASSES = {"name", "taps", "per_image_attention", "t", "timestep", "text_windows"}
-"""What of a group its passes do not depend on, or not beyond what the recipe resolved."""
-
-
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """A feature group, ready to be computed."""
-
-    group: Group
-    start: Noise
-    timestep: int
-    """That the network sees in the recorded pass."""
-    windows: int
-    """Of the prompt's encoding."""
-    steering: tuple[Technique[Any], ...]
-    """Techniques that change what the network computes."""
-
-    @property
-    def key(self) -> str:
-        """All that affects the passes: groups with equal keys share theirs, whatever taps they store."""
-        own = self.group.model_dump_json(exclude=_NOT_IN_PASSES)
-        return f"{self.timestep} {self.windows} {own}"
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """The techniques whose weights must be attached."""
-        return tuple(one.spec.model_dump_json() for one in self.steering if one.changes_weights)
-
-    @property
-    def guidance(self) -> Guidance | None:
-        """Classifier-free guidance, if the group has it."""
-        return next((one for one in self.group.techniques if isinstance(one, Guidance)), None)
-
-    @property
-    def seeds(self) -> list[int]:
-        """Of the draws that the group averages over: its own, and those that follow."""
-        count = next((one.seeds for one in self.group.techniques if isinstance(one, Average)), 1)
-        return [self.group.seed + place for place in range(count)]
-
-    @property
-    def prompts(self) -> list[str]:
-        """The group's prompt, and what guidance leads away from."""
-        return [self.group.prompt, *([self.guidance.negative_prompt] if self.guidance else [])]
-
-    def network_calls(self, backbone: Backbone) -> int:
-        """Calls of the network that one image takes."""
-        per_pass = 1 + self.start.calls(backbone.schedule)
-        return per_pass * len(self.seeds) * len(self.prompts)
 
 
 class Passes:
@@ -205,7 +155,8 @@ class Passes:
         fixed = self._fixed_texts.get((prompt, recipe.windows, recipe.weights))
         slots = len(self._batch.ids)
         if fixed is not None:
-            return {name: value.expand(slots, *value.shape[1:]) for name, value in fixed.items()}
+            # Contiguous, since some networks view it in another shape.
+            return {name: value.expand(slots, *value.shape[1:]).contiguous() for name, value in fixed.items()}
 
         def encode() -> Text:
             prompts = [_filled(prompt, self._batch, slot) for slot in range(slots)]

@@ -11,8 +11,8 @@ from time import perf_counter
 import numpy as np
 
 from pipeline import device as devices
-from pipeline.batches import Assignment, ShardEnd, read_batches
 from pipeline.batch import Batch
+from pipeline.batches import Assignment, ShardEnd, read_batches
 from pipeline.features import Engine, GroupTap
 from pipeline.shards import Shard
 from schemas.spec import ExtractSpec

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import huggingface_hub
 
 from pipeline import checkpoint, embedded, families, single_file
+from pipeline.backbone import Backbone as Family
 from pipeline.cache import cached, staging
 from pipeline.storage import open_fs
 from schemas.spec import Backbone
@@ -92,7 +93,7 @@ def file(source: str, *, subject: str) -> Path:
     return Path(source)
 
 
-def _family(source: str, revision: str | None) -> type[families.Backbone]:
+def _family(source: str, revision: str | None) -> type[Family]:
     """Which decides what of a source is fetched."""
     folder = _folder(source, revision, "backbone", [checkpoint.INDEX])
     if not (folder / checkpoint.INDEX).is_file():
@@ -105,7 +106,7 @@ def _patterns(parts: Sequence[str], *, weights: bool) -> list[str]:
     return [checkpoint.INDEX, *(f"{part}/{kind}" for part in parts for kind in kinds)]
 
 
-def _check(family: type[families.Backbone], folder: Path, source: str, *, weights: bool) -> None:
+def _check(family: type[Family], folder: Path, source: str, *, weights: bool) -> None:
     for part in family.parts():
         if not (folder / part).is_dir():
             if part in family.optional_parts:

@@ -103,10 +103,10 @@ def _inputs(
 def _residuals(
     network: Any, controlnet: nn.Module, image: Tensor | None, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    if not isinstance(network, UNet2DConditionModel):
-        raise ValueError(f"a {type(network).__name__} takes no ControlNet here; leave it out")
     assert image is not None
     image = image.to(network.device, network.dtype)
+    if not isinstance(network, UNet2DConditionModel):
+        raise ValueError(f"a {type(network).__name__} takes no ControlNet here; leave it out")
     down, mid = controlnet(**inputs, controlnet_cond=image, return_dict=False)
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -24,3 +24,5 @@ def _without_credentials(url: str) -> str:
 
 Url = Annotated[str, AfterValidator(_without_credentials)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Dtype = Literal["float16", "float32"]
+"""Of storage."""

@@ -206,7 +206,7 @@ def _if() -> Any:
             sample_size=16,
             in_channels=3,
             out_channels=6,
-            block_out_channels=(32, 64),
+            block_out_channels=(16, 32),
             layers_per_block=1,
             down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
             mid_block_type="UNetMidBlock2DSimpleCrossAttn",

@@ -17,7 +17,7 @@ from pipeline import embedded, families, sources
 from pipeline.backbone import Backbone
 from pipeline.batch import Batch
 from pipeline.features import Engine
-from pipeline.plan import layouts
+from pipeline.layouts import layouts
 from schemas.receipts import ArrayLayout
 from schemas.spec import ExtractSpec
 from tests.tars import pixels
@@ -85,7 +85,9 @@ def make_batch(keys: Sequence[str | None], *, shard: str = "a.tar", side: int = 
         if key is not None:
             images[slot] = pixels(side, side, seed=sum(key.encode())).transpose(2, 0, 1)
     captions = [None if key is None else f"a picture of {key}" for key in keys]
-    return Batch.of_pictures([None if key is None else (shard, key) for key in keys], images, caption=captions)
+    return Batch.of_pictures(
+        [None if key is None else (shard, key) for key in keys], images, caption=captions
+    )
 
 
 def copy_backbone(folder: Path, **scheduler: Any) -> Path:

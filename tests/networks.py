@@ -124,7 +124,7 @@ def latents(name: str, batch: int = 1, size: tuple[int, int] = (8, 12)) -> Tenso
     return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(2))
 
 
-def text(name: str, batch: int = 1) -> dict[str, Tensor]:
+def text(name: str, batch: int = 1) -> dict[str, Any]:
     """Random encodings of prompts, with the last two tokens masked where the network takes a mask."""
     generator = torch.Generator().manual_seed(3)
 

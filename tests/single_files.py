@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -32,7 +33,7 @@ _UNET_ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-_VAE = [
+_VAE: list[tuple[str, Any]] = [
     (r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}"),
     (r"mid_block\.attentions\.0", "mid.attn_1"),
     (r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2"),

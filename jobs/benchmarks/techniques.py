@@ -26,7 +26,9 @@ _BATCHES = 4
 def measure(bench: Workbench) -> Measurement:
     """Images a second of one group, in turns with the plain group; the ratio is the speed that is left."""
     plain = {"name": "g", "prompt": "a photo", "t": 50, "taps": _TAPS}
-    engines = {name: _Timed(bench, plain | fields) for name, fields in _groups(_controlnet(bench.folder)).items()}
+    engines = {
+        name: _Timed(bench, plain | fields) for name, fields in _groups(_controlnet(bench.folder)).items()
+    }
     base = engines.pop("plain")
     found = Measurement(facts={"network_calls": {name: one.calls for name, one in engines.items()}})
     for name, timed in engines.items():

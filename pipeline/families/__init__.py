@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -56,7 +57,8 @@ def for_network(network: nn.Module) -> type[Backbone]:
         ValueError: a network of no family that is known.
     """
     if isinstance(network, UNet2DConditionModel):
-        kind = network.config.addition_embed_type
+        config: Any = network.config
+        kind = config.addition_embed_type
         if kind in _UNETS:
             return _UNETS[kind]
         raise ValueError(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from pipeline import checkpoint
 from pipeline.backbone import Backbone, Text, given, per_image
@@ -26,7 +26,7 @@ class Flux(Backbone):
     network_part = "transformer"
     network_class = FluxTransformer2DModel
     text_encoders: ClassVar = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
-    tokenizers: ClassVar = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5TokenizerFast}
+    tokenizers: ClassVar = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5Tokenizer}
 
     @classmethod
     def patch(cls, folder: Path) -> int:
@@ -62,9 +62,9 @@ class Flux(Backbone):
 
     @staticmethod
     def inputs(network: nn.Module, latents: Tensor, timestep: float | Tensor, text: Text) -> dict[str, Any]:
-        prompt = text["prompt_embeds"]
+        prompt, config = text["prompt_embeds"], cast(Any, network.config)
         guidance = None
-        if network.config.guidance_embeds:
+        if config.guidance_embeds:
             guidance = torch.full([len(latents)], _GUIDANCE, device=latents.device, dtype=torch.float32)
         return {
             "hidden_states": pack(latents),

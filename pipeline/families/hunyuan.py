@@ -30,6 +30,7 @@ class HunyuanDiT(Backbone):
     network_class = HunyuanDiT2DModel
     text_encoders: ClassVar = {"text_encoder": BertModel, "text_encoder_2": T5EncoderModel}
     tokenizers: ClassVar = {"tokenizer": BertTokenizer, "tokenizer_2": T5Tokenizer}
+    vae_overflows = True
 
     @classmethod
     def patch(cls, folder: Path) -> int:

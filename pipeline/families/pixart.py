@@ -28,6 +28,7 @@ class PixArt(Backbone):
     network_class = PixArtTransformer2DModel
     text_encoders: ClassVar = {"text_encoder": T5EncoderModel}
     tokenizers: ClassVar = {"tokenizer": T5Tokenizer}
+    vae_overflows = True
 
     @classmethod
     def patch(cls, folder: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from pipeline import checkpoint
 from pipeline.backbone import Backbone, Text, given, per_image
@@ -33,7 +33,7 @@ class StableDiffusion3(Backbone):
     tokenizers: ClassVar = {
         "tokenizer": CLIPTokenizer,
         "tokenizer_2": CLIPTokenizer,
-        "tokenizer_3": T5TokenizerFast,
+        "tokenizer_3": T5Tokenizer,
     }
     optional_parts = frozenset({"text_encoder_3", "tokenizer_3"})
 

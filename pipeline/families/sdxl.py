@@ -23,6 +23,7 @@ class StableDiffusionXL(Backbone):
     pipelines = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
     text_encoders: ClassVar = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     tokenizers: ClassVar = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
+    vae_overflows = True
 
     @classmethod
     def text_tokens(cls, folder: Path, windows: int = 1) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.noising import Schedule, inversion_timesteps
 from schemas import techniques as specs
-from schemas.spec import Group
+from schemas.groups import Group
 
 Estimate = Callable[[Tensor, int], Tensor]
 """The group's estimate of noise (or v, or flow), [B, c, h, w], for a literal input at a timestep."""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pipeline import checkpoint, embedded
 from pipeline.checkpoint import check_weights, fingerprint
-from pipeline.families import StableDiffusion
+from pipeline.families.stable_diffusion import StableDiffusion
 from tests.engines import copy_backbone
 
 PARTS = StableDiffusion.parts()

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from pipeline import sources
 from pipeline.identity import IdentityError, check_same, check_weights, identity, libraries
+from schemas.groups import Group, Tap
 from schemas.receipts import ArrayLayout, Manifest
-from schemas.spec import ExtractSpec, Group, Tap
+from schemas.spec import ExtractSpec
 from tests.engines import copy_backbone, group, make_spec
 
 CHANGES: dict[str, Any] = {

@@ -40,6 +40,13 @@ def numbers(seed: int, batch: int = 3) -> Tensor:
     return torch.randn(batch, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
+def alphas() -> Tensor:
+    """Of the betas that all these schedulers have."""
+    stock: Any = diffusers.DDIMScheduler(**BETAS)
+    found: Tensor = stock.alphas_cumprod
+    return found
+
+
 def distance(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
@@ -66,16 +73,17 @@ def test_t_counts_as_the_paper_does(tmp_path: Path, config: dict[str, Any], t: i
 
 @pytest.mark.parametrize("timestep", [0, 51, 999])
 def test_noise_as_the_scheduler_adds_it(tmp_path: Path, timestep: int) -> None:
-    expected = diffusers.PNDMScheduler(**BETAS).add_noise(numbers(1), numbers(2), torch.full((3,), timestep))
+    pndm: Any = diffusers.PNDMScheduler(**BETAS)
+    expected = pndm.add_noise(numbers(1), numbers(2), torch.full((3,), timestep))
     assert torch.equal(schedule(tmp_path, **PNDM).add_noise(numbers(1), numbers(2), timestep), expected)
 
 
 def test_euler_scales_the_input_at_every_timestep(tmp_path: Path) -> None:
     """Euler keeps its place in the schedule from the first call on, so a second timestep got the first one's scale."""
-    euler, stock = schedule(tmp_path, **EULER), diffusers.EulerDiscreteScheduler(**BETAS)
+    euler = schedule(tmp_path, **EULER)
     for timestep in (50, 300, 50):
         noisy = euler.add_noise(numbers(1), numbers(2), timestep)
-        sigma = (1 / stock.alphas_cumprod[timestep] - 1) ** 0.5
+        sigma = (1 / alphas()[timestep] - 1) ** 0.5
         assert distance(noisy, numbers(1) + sigma * numbers(2)) < 1e-5
         assert distance(euler.scale(noisy, timestep), noisy / (sigma**2 + 1) ** 0.5) < 1e-5
 
@@ -84,7 +92,7 @@ def test_euler_scales_the_input_at_every_timestep(tmp_path: Path) -> None:
 def test_the_network_sees_the_same_whatever_the_scheduler(tmp_path: Path, kind: str) -> None:
     """x_t = sqrt(a) x_0 + sqrt(1 - a) noise, once it is scaled."""
     one = schedule(tmp_path, _class_name=kind)
-    alpha = diffusers.DDIMScheduler(**BETAS).alphas_cumprod[200]
+    alpha = alphas()[200]
     expected = alpha**0.5 * numbers(1) + (1 - alpha) ** 0.5 * numbers(2)
     assert distance(one.scale(one.add_noise(numbers(1), numbers(2), 200), 200), expected) < 1e-5
 
@@ -213,19 +221,18 @@ class Line:
 def test_inversion_against_the_closed_form(tmp_path: Path, kind: str) -> None:
     """With exact estimates, x at every timestep is what the forward process makes of the same noise."""
     one = schedule(tmp_path, **DDIM, prediction_type=kind)
-    alphas = diffusers.DDIMScheduler(**BETAS).alphas_cumprod
     line = Line(numbers(1), numbers(2))
     latents = one.add_noise(line.clean, line.noise, 0)
     times = [0, 100, 400, 900]
     for now, then in itertools.pairwise(times):
-        latents = one.invert(latents, line.output(kind, float(alphas[now])), now, then)
+        latents = one.invert(latents, line.output(kind, float(alphas()[now])), now, then)
         assert distance(latents, one.add_noise(line.clean, line.noise, then)) < 1e-5
 
 
 def test_inversion_from_clean_latents(tmp_path: Path) -> None:
     """x_then = sqrt(a_then) x_0 + sqrt(1 - a_then) noise, at -1 with a = 1."""
     one = schedule(tmp_path, **DDIM)
-    alpha = float(diffusers.DDIMScheduler(**BETAS).alphas_cumprod[99])
+    alpha = float(alphas()[99])
     expected = alpha**0.5 * numbers(1) + (1 - alpha) ** 0.5 * numbers(2)
     assert distance(one.invert(numbers(1), numbers(2), -1, 99), expected) < 1e-6
 
@@ -292,7 +299,7 @@ def test_flow(tmp_path: Path) -> None:
 
 def test_flow_steps_as_stock_diffusers_does(tmp_path: Path) -> None:
     """Without a shift, its thousand steps are ours."""
-    stock = diffusers.FlowMatchEulerDiscreteScheduler()
+    stock: Any = diffusers.FlowMatchEulerDiscreteScheduler()
     stock.set_timesteps(1000)
     one = schedule(tmp_path, **FLOW)
     latents = theirs = numbers(1)
@@ -317,7 +324,7 @@ def test_v_prediction_and_epsilon_agree(tmp_path: Path) -> None:
     for kind in ("epsilon", "v_prediction"):
         (tmp_path / kind).mkdir()
         one = schedule(tmp_path / kind, **DDIM, prediction_type=kind)
-        alpha = float(diffusers.DDIMScheduler(**BETAS).alphas_cumprod[100])
+        alpha = float(alphas()[100])
         noisy = one.add_noise(numbers(1), numbers(2), 100)
         ends.append(one.invert(noisy, Line(numbers(1), numbers(2)).output(kind, alpha), 100, 300))
     assert distance(*ends) < 1e-5

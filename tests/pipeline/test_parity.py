@@ -19,8 +19,8 @@ from pipeline import families, sources
 from pipeline.batch import Batch
 from pipeline.decode import decode
 from pipeline.features import Engine
+from pipeline.layouts import layouts
 from pipeline.noising import Diffusion
-from pipeline.plan import layouts
 from schemas import taps as vocabulary
 from tests.engines import make_spec
 

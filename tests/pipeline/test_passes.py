@@ -13,7 +13,7 @@ from pipeline import families, sources, techniques
 from pipeline.backbone import Backbone
 from pipeline.batch import Batch
 from pipeline.features import Engine
-from pipeline.plan import layouts
+from pipeline.layouts import layouts
 from pipeline.techniques.base import Technique
 from schemas import taps as vocabulary
 from schemas.techniques import Lora

@@ -13,9 +13,9 @@ from diffusers import FluxTransformer2DModel
 
 from jobs import extract
 from pipeline import FeatureStore, checkpoint, families, presets
+from pipeline.layouts import layouts
 from pipeline.noising import load_schedule
 from pipeline.passes import Recipe
-from pipeline.plan import layouts
 from pipeline.presets import Preset
 from pipeline.techniques.starts import start_of
 from pipeline.tiles import alignment, places

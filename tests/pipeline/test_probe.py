@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline import families, sources
 from pipeline.batch import Batch
 from pipeline.features import Engine, Features, GroupTap
-from pipeline.plan import layouts
+from pipeline.layouts import layouts
 from pipeline.probe import Probe, ProbeError, check, measure
 from pipeline.shards import Shard, list_shards
 from schemas.spec import ExtractSpec
@@ -63,7 +63,9 @@ def test_two_good_images_are_measured(watched: Watched, tmp_path: Path) -> None:
     probe = measure(watched, spec, found, "cpu")
     assert len(watched.batches) == 2, "once to warm up, once to measure"
     assert watched.batches[1].ids == [("1.tar", "1"), ("1.tar", "3")]
-    assert watched.batches[1].texts == {"caption": [None, None]}, "a missing caption is not what is looked for"
+    assert watched.batches[1].texts == {"caption": [None, None]}, (
+        "a missing caption is not what is looked for"
+    )
     assert 0.02 < probe.seconds_per_image < 0.2
     assert probe.device.startswith("cpu") and probe.fixed_bytes > 0 and probe.free_bytes > 0
     assert probe.unstorable == probe.not_finite == []

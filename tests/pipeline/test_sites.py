@@ -82,7 +82,8 @@ def test_a_block_with_one_stream_has_the_prompt_split_off() -> None:
     """FLUX's single blocks have the prompt's tokens first, in one sequence with the image's."""
     torch.manual_seed(0)
     config = {**networks.CONFIGS["flux"][1], "num_layers": 0, "num_single_layers": 1}
-    network: Any = FluxTransformer2DModel(**config).eval()
+    made: Any = FluxTransformer2DModel
+    network = made(**config).eval()
     taps = [f"vit-block0-{site}" for site in ("norm", "ffn-inner", "self-q", "self-k", "self-v")]
     arguments = networks.inputs("flux")
     other = {**arguments, "hidden_states": arguments["hidden_states"].clone()}
@@ -141,6 +142,15 @@ def test_norm_is_what_self_attention_reads(name: str) -> None:
             watch.remove()
     for tap, read in zip(taps, got, strict=True):
         assert torch.equal(found[tap], read[:, -24:].unflatten(1, (4, 6)).movedim(-1, 1))
+
+
+@torch.no_grad()
+def test_ffn_inner_of_one_stream_is_behind_the_activation() -> None:
+    block = networks.network("flux").single_transformer_blocks[0]
+    found = run("flux", ["vit-block2-norm", "vit-block2-ffn-inner"])
+    read = found["vit-block2-norm"].movedim(1, -1)
+    want = nn.functional.gelu(block.proj_mlp(read), approximate="tanh").movedim(-1, 1)
+    assert torch.allclose(found["vit-block2-ffn-inner"], want, atol=1e-5)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ import pytest
 from pipeline import cache as user_cache
 from pipeline import embedded, families, sources
 from pipeline.checkpoint import fingerprint
+from pipeline.families.stable_diffusion import StableDiffusion
 from pipeline.sources import locate
 from pipeline.storage import open_fs
 from schemas.spec import Backbone
@@ -27,7 +28,7 @@ from tests.conftest import BucketUrl
 from tests.engines import copy_backbone
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-PARTS = families.StableDiffusion.parts()
+PARTS = StableDiffusion.parts()
 EMBEDDED = Path(embedded.BACKBONE)
 
 

@@ -284,6 +284,14 @@ def test_maps_leave_the_network_alone() -> None:
     assert torch.allclose(beside[MAP].sum(-1), torch.ones(1, 4, 64))
 
 
+def test_features_have_no_history() -> None:
+    """Of a call that keeps gradients, too: features that hold on to their graph hold gigabytes."""
+    network = UNet2DConditionModel.from_pretrained(GOLDEN / "sd15-tiny" / "unet")
+    taps = [MAP, f"{MAP}-pooled2", "mid-vit-block0-self-q", "mid-vit-out"]
+    found = Recorder(network, taps).run(lambda: network(*inputs()))
+    assert not any(value.requires_grad for value in found.values())
+
+
 def test_large_map_is_refused_with_its_size() -> None:
     network = tiny_unet()
     recorder = Recorder(network, [MAP], max_map_bytes=4 * 2 * 4 * 64 * 64 - 1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pipeline.plan import wrong_taps
+from pipeline.layouts import wrong_taps
 from schemas.spec import ExtractSpec
 from schemas.specfile import SpecError, dump, load
 from schemas.techniques import Lora

@@ -39,7 +39,9 @@ def stock_call(folder: Path, **options: Any) -> tuple[dict[str, Any], nn.Module]
     network.register_forward_pre_hook(look, with_kwargs=True)
     if "use_resolution_binning" in inspect.signature(pipe.__call__).parameters:
         options["use_resolution_binning"] = False
-    if "true_cfg_scale" not in inspect.signature(pipe.__call__).parameters:  # FLUX is told its scale, and has one pass
+    if (
+        "true_cfg_scale" not in inspect.signature(pipe.__call__).parameters
+    ):  # FLUX is told its scale, and has one pass
         options["guidance_scale"] = 1.0
     with pytest.raises(Seen):
         pipe(PROMPTS, height=SIZE[0], width=SIZE[1], num_inference_steps=2, **options)
@@ -149,7 +151,9 @@ def test_pixart_as_it_was_first_published(tmp_path: Path) -> None:
 def test_latents_are_those_of_image_to_image(family: str) -> None:
     """Sampled, shifted and scaled, given the same draw."""
     pipe: Any = diffusers.AutoPipelineForImage2Image.from_pretrained(backbones.tiny(family))
-    pixels = torch.randint(0, 256, (1, 3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randint(
+        0, 256, (1, 3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     image = pixels / 127.5 - 1
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

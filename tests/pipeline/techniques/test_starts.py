@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.noising import Diffusion, Flow, Schedule
 from pipeline.techniques.starts import Denoise, Inversion, Noise, NoNoise, start_of
-from schemas.spec import Group
+from schemas.groups import Group
 
 LATENTS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 NOISE = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -90,7 +90,9 @@ class FeatureExtractor:
             ValueError: an image that is none of these, something that a group needs and that is missing, another
                 number of anything than of images, or values that do not fit the stored dtype.
         """
-        texts = {f"json:{name}": list(values) for name, values in (json or {}).items()}
+        texts: dict[str, list[str | None]] = {
+            f"json:{name}": list(values) for name, values in (json or {}).items()
+        }
         if captions is not None:
             texts["caption"] = list(captions)
         self._check_given(len(images), ids, texts, fields or {})

@@ -38,7 +38,9 @@ def layouts(spec: ExtractSpec, folder: Path) -> list[ArrayLayout]:
         shapes = _shapes(spec, folder, family, group, list(wanted))
         for tap, shape in shapes.items():
             if (how := tap_names.as_map(tap)) is not None:
-                maps.check_size(how, (spec.backbone.batch_size, *shape), taps.MAX_MAP_BYTES)
+                heads, queries, keys = shape
+                size = (spec.backbone.batch_size, heads, queries, keys)
+                maps.check_size(how, size, taps.MAX_MAP_BYTES)
         found += [
             ArrayLayout(group=group.name, tap=tap, shape=list(shapes[tap]), dtype=dtype or spec.output.dtype)
             for tap, dtype in wanted.items()

@@ -83,8 +83,8 @@ def save(folder: Path, file: Path, *, layers: int, dtype: torch.dtype = torch.fl
 
 
 def _part(folder: Path, part: str) -> Weights:
-    (file,) = (folder / part).glob("*.safetensors")
-    return load_file(file)
+    files = (folder / part).glob("*.safetensors")
+    return {name: value for file in files for name, value in load_file(file).items()}
 
 
 def _unet(weights: Weights, layers: int) -> Weights:

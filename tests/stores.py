@@ -60,10 +60,10 @@ def write_shards(folder: Path) -> None:
 def build(folder: Path) -> None:
     """`folder/shards` and the `folder/store` extracted from them."""
     write_shards(folder / "shards")
-    from jobs import extract  # only where it is needed, since it brings torch and Ray
+    from jobs import endings, extract  # only where it is needed, since it brings torch and Ray
 
     shards = [str(folder / "shards" / name) for name in ("a.tar", "sub/b.tar")]
-    assert extract.run(spec_of(folder / "store", shards), serial=True) == extract.DONE
+    assert extract.run(spec_of(folder / "store", shards), serial=True) == endings.DONE
 
 
 def block(store: Path, number: int, tap: str = TAPS[0], group: str = "plain") -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from jobs import extract
+from jobs import endings, extract
 from tests.faults.harness import contents, job, markers, spec_of, wait_until, write_shards
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -36,7 +36,7 @@ def test_a_node_dies(cluster: Cluster, tmp_path: Path) -> None:
     """Kill -9 of a raylet: its shards are done by the other node, nobody is blamed, and no row differs."""
     shards = write_shards(tmp_path / "shards", shards=16, images=16)
     quiet = str(tmp_path / "quiet")
-    assert extract.run(spec_of(quiet, shards), serial=True) == extract.DONE
+    assert extract.run(spec_of(quiet, shards), serial=True) == endings.DONE
     store = tmp_path / "store"
     spec = spec_of(str(store), shards, address=cluster.address)
     with job(spec, tmp_path) as process:
@@ -44,7 +44,7 @@ def test_a_node_dies(cluster: Cluster, tmp_path: Path) -> None:
         raylet = cluster.list_all_nodes()[-1].all_processes["raylet"][0].process.pid
         os.kill(raylet, signal.SIGKILL)
         output, _ = process.communicate(timeout=200)
-    assert process.returncode == extract.DONE, output
+    assert process.returncode == endings.DONE, output
     assert "2 actors on a cluster of 2 CPUs" in output
     assert "an actor died" in output
     assert contents(str(store)) == contents(quiet)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import extract, verify
+from jobs import endings, extract, verify
 from tests.faults.harness import (
     Contents,
     actors,
@@ -34,7 +34,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Contents:
     store = str(tmp_path_factory.mktemp("quiet") / "store")
-    assert extract.run(spec_of(store, shards), serial=True) == extract.DONE
+    assert extract.run(spec_of(store, shards), serial=True) == endings.DONE
     return contents(store)
 
 
@@ -45,7 +45,7 @@ def test_an_actor_killed(shards: str, undisturbed: Contents, tmp_path: Path) -> 
         wait_until(lambda: markers(store), "the first marker")
         os.kill(actors(process.pid)[0], signal.SIGKILL)
         output, _ = process.communicate(timeout=200)
-    assert process.returncode == extract.DONE, output
+    assert process.returncode == endings.DONE, output
     assert "an actor died" in output and "is done again" in output
     assert contents(str(store)) == undisturbed
     assert verify.run(str(store), fast=False) == 0
@@ -61,7 +61,7 @@ def test_the_driver_killed(shards: str, undisturbed: Contents, tmp_path: Path) -
     before = {path.name: path.read_bytes() for path in markers(store)}
     assert 0 < len(before) < SHARDS
     code, output = run(spec, tmp_path)
-    assert code == extract.DONE, output
+    assert code == endings.DONE, output
     assert {path.name: path.read_bytes() for path in markers(store) if path.name in before} == before
     assert contents(str(store)) == undisturbed
     assert verify.run(str(store), fast=False) == 0
@@ -76,11 +76,11 @@ def test_a_paused_actor_wakes_up_late(shards: str, undisturbed: Contents, tmp_pa
         (paused,) = actors(process.pid)
         os.kill(paused, signal.SIGSTOP)
         claimed = len(list((store / "claims").iterdir()))
-        assert extract.run(spec, serial=True) == extract.DONE
+        assert extract.run(spec, serial=True) == endings.DONE
         assert contents(str(store)) == undisturbed
         os.kill(paused, signal.SIGCONT)
         output, _ = process.communicate(timeout=200)
-    assert process.returncode == extract.DONE, output
+    assert process.returncode == endings.DONE, output
     assert len(list((store / "claims").iterdir())) > claimed
     assert contents(str(store)) == undisturbed
     assert verify.run(str(store), fast=False) == 0
@@ -93,7 +93,7 @@ def test_an_actor_that_never_answers(shards: str, undisturbed: Contents, tmp_pat
         wait_until(lambda: markers(store), "the first marker")
         os.kill(actors(process.pid)[0], signal.SIGSTOP)
         output, _ = process.communicate(timeout=200)
-    assert process.returncode == extract.DONE, output
+    assert process.returncode == endings.DONE, output
     assert "no progress for" in output
     assert contents(str(store)) == undisturbed
 
@@ -107,11 +107,11 @@ def test_told_to_stop(number: signal.Signals, shards: str, undisturbed: Contents
         wait_until(lambda: markers(store), "the first marker")
         os.killpg(process.pid, number)
         output, _ = process.communicate(timeout=60)
-    assert process.returncode == extract.STOPPED, output
+    assert process.returncode == endings.STOPPED, output
     assert "the same command goes on from here" in output
     assert '"exit_code": 5' in next((store / "runs").iterdir()).read_text()
     assert 0 < len(markers(store)) < SHARDS
-    assert extract.run(spec, serial=True) == extract.DONE
+    assert extract.run(spec, serial=True) == endings.DONE
     assert contents(str(store)) == undisturbed
 
 
@@ -120,7 +120,7 @@ def test_a_shard_that_kills_its_actor(shards: str, undisturbed: Contents, tmp_pa
     store = tmp_path / "store"
     spec = spec_of(str(store), shards)
     code, output = run(spec, tmp_path, env=inject(tmp_path, "shard.id == '02.tar' and die()"))
-    assert code == extract.SET_ASIDE, output
+    assert code == endings.SET_ASIDE, output
     assert output.count("an actor died") == 3, output
     seen = contents(str(store))
     assert {shard for (shard, key) in seen if key is None} == {"02.tar"}
@@ -128,10 +128,10 @@ def test_a_shard_that_kills_its_actor(shards: str, undisturbed: Contents, tmp_pa
     assert {item for item in seen.items() if item[0][1]} == {
         item for item in undisturbed.items() if item[0][0] != "02.tar"
     }
-    assert extract.run(spec, serial=True) == extract.SET_ASIDE, (
+    assert extract.run(spec, serial=True) == endings.SET_ASIDE, (
         "a finished job does nothing, and says what is missing"
     )
-    assert extract.run(spec, serial=True, retry_failed=True) == extract.DONE
+    assert extract.run(spec, serial=True, retry_failed=True) == endings.DONE
     assert contents(str(store)) == undisturbed
 
 
@@ -140,9 +140,9 @@ def test_a_stage_that_hangs(shards: str, undisturbed: Contents, tmp_path: Path) 
     store = tmp_path / "store"
     spec = spec_of(str(store), shards, actors=1, stall_timeout_s=4.0)
     once = tmp_path / "once"
-    assert extract.run(spec, serial=True, limit=1) == extract.DONE, "a store that is there needs no probe"
+    assert extract.run(spec, serial=True, limit=1) == endings.DONE, "a store that is there needs no probe"
     code, output = run(spec, tmp_path, env=inject(tmp_path, f"first({str(once)!r}) and time.sleep(3600)"))
-    assert once.exists() and code == extract.DONE, output
+    assert once.exists() and code == endings.DONE, output
     assert "no progress for" in output
     assert contents(str(store)) == undisturbed
 
@@ -152,10 +152,10 @@ def test_a_broken_actor_beside_a_good_one(shards: str, undisturbed: Contents, tm
     store = tmp_path / "store"
     spec = spec_of(str(store), shards)
     broken = tmp_path / "broken"
-    assert extract.run(spec, serial=True, limit=1) == extract.DONE, "a store that is there needs no probe"
+    assert extract.run(spec, serial=True, limit=1) == endings.DONE, "a store that is there needs no probe"
     fault = f"(first({str(broken)!r}) or mine({str(broken)!r})) and fail('CUDA error: unspecified launch failure')"
     code, output = run(spec, tmp_path, env=inject(tmp_path, fault))
-    assert broken.exists() and code == extract.DONE, output
+    assert broken.exists() and code == endings.DONE, output
     assert output.count("unspecified launch failure") == 1, "retired after its first failure"
     assert contents(str(store)) == undisturbed
 

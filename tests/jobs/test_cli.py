@@ -55,7 +55,9 @@ def spec(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("command", ["extract", "caption", "presets", "shard", "inspect", "verify", "gc"])
+@pytest.mark.parametrize(
+    "command", ["extract", "caption", "presets", "taps", "shard", "inspect", "verify", "gc"]
+)
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"], prog_name="gatehouse")
     assert result.exit_code == 0

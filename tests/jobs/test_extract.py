@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from jobs import extract
+from jobs import endings, extract
 from pipeline import FeatureStore, batches, todo
 from pipeline.identity import IdentityError
 from pipeline.probe import ProbeError
@@ -42,18 +42,18 @@ def test_a_finished_job_does_nothing(
 ) -> None:
     """Not even load the backbone or start Ray."""
     spec = spec_of(str(tmp_path / "store"), shards)
-    assert run(spec) == extract.DONE
+    assert run(spec) == endings.DONE
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
     monkeypatch.setattr(extract, "SerialRunner", None)
     monkeypatch.setattr(extract, "RayRunner", None)
-    assert run(spec) == extract.run(spec) == extract.DONE
+    assert run(spec) == extract.run(spec) == endings.DONE
     assert "nothing to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before
 
 
 def test_new_shards_are_appended(shards: str, tmp_path: Path) -> None:
     spec = spec_of(str(tmp_path / "store"), shards)
-    assert run(spec) == extract.DONE
+    assert run(spec) == endings.DONE
     before = contents(spec.store)
     committed = {
         path: path.read_bytes() for path in (tmp_path / "store").rglob("*.json") if "markers" in str(path)
@@ -61,7 +61,7 @@ def test_new_shards_are_appended(shards: str, tmp_path: Path) -> None:
     write_shards(tmp_path / "shards", shards=3, images=6)
     for path in sorted((tmp_path / "shards").iterdir())[:2]:  # rewritten with the same bytes, but later
         os.utime(path, ns=(0, _version(tmp_path / "store", path.name)))
-    assert run(spec) == extract.DONE
+    assert run(spec) == endings.DONE
     after = contents(spec.store)
     assert len(after) == 18 and before.items() <= after.items()
     assert all(path.read_bytes() == data for path, data in committed.items())
@@ -74,7 +74,7 @@ def _version(store: Path, shard: str) -> int:
 
 def test_a_shard_that_changed_is_refused(shards: str, tmp_path: Path) -> None:
     spec = spec_of(str(tmp_path / "store"), shards)
-    assert run(spec) == extract.DONE
+    assert run(spec) == endings.DONE
     make_tar(tmp_path / "shards" / "01.tar", [("new.jpg", jpeg(8, 8))])
     with pytest.raises(
         todo.ChangedShard, match=r"01\.tar: \d+ bytes, version \d+ when stored; now 10240, \d+"
@@ -84,7 +84,7 @@ def test_a_shard_that_changed_is_refused(shards: str, tmp_path: Path) -> None:
 
 def test_another_identity_is_refused_with_the_difference(shards: str, tmp_path: Path) -> None:
     spec = spec_of(str(tmp_path / "store"), shards)
-    assert run(spec, limit=1) == extract.DONE
+    assert run(spec, limit=1) == endings.DONE
     groups = spec.model_dump()["groups"]
     other = changed(spec, groups=[groups[0], groups[1] | {"t": 100}])
     with pytest.raises(IdentityError, match=r"groups\.1\.timestep: the store has 51, the spec 101"):
@@ -95,11 +95,11 @@ def test_another_identity_is_refused_with_the_difference(shards: str, tmp_path: 
 def test_limits_stop_anywhere_and_the_rest_follows(limits: list[int], shards: str, tmp_path: Path) -> None:
     """In the middle of a batch or a block, at a shard's end: the parts equal the whole."""
     whole = spec_of(str(tmp_path / "whole"), shards)
-    assert run(whole) == extract.DONE
+    assert run(whole) == endings.DONE
     spec = spec_of(str(tmp_path / "store"), shards)
     done = 0
     for limit in limits:
-        assert run(spec, limit=limit) == extract.DONE
+        assert run(spec, limit=limit) == endings.DONE
         done = min(12, done + limit)
         assert len(FeatureStore(spec.store).index) == done
     assert contents(spec.store) == contents(whole.store)
@@ -135,7 +135,7 @@ def test_every_kind_of_bad_sample_becomes_a_row(tmp_path: Path) -> None:
     (tmp_path / "shards" / "1.tar").write_bytes(make_tar(None, [("a.jpg", good), ("b.jpg", good)])[:in_b])
     (tmp_path / "shards" / "2.tar").write_bytes(b"no tar at all" * 100)
     spec = changed(spec_of(str(tmp_path / "store"), f"{tmp_path}/shards/*.tar"), max_bad_fraction=1.0)
-    assert run(spec) == extract.DONE
+    assert run(spec) == endings.DONE
     store = FeatureStore(spec.store)
     outcomes = [(line["key"], line["status"], line["reason"]) for line in store.index.to_pylist()]
     assert outcomes[:14] == [
@@ -172,10 +172,10 @@ def test_too_many_bad_samples_fail_the_job(tmp_path: Path, capsys: pytest.Captur
     members = [(f"{number}.jpg", b"bad" if number % 2 else jpeg(8, 8, number)) for number in range(6)]
     make_tar(tmp_path / "shards" / "0.tar", members)
     spec = spec_of(str(tmp_path / "store"), f"{tmp_path}/shards/*.tar")
-    assert run(spec) == extract.TOO_MANY_BAD
+    assert run(spec) == endings.TOO_MANY_BAD
     assert "bad: undecodable-image" in capsys.readouterr().out
     (record,) = (tmp_path / "store" / "runs").iterdir()
-    assert json.loads(record.read_text())["exit_code"] == extract.TOO_MANY_BAD
+    assert json.loads(record.read_text())["exit_code"] == endings.TOO_MANY_BAD
     assert len(FeatureStore(spec.store).index) == 6
 
 
@@ -184,7 +184,7 @@ def test_io_errors_are_retried_then_set_aside_then_retried_again(
 ) -> None:
     """A shard that cannot be read waits for --retry-failed; what was committed of other shards is untouched."""
     whole = spec_of(str(tmp_path / "whole"), shards)
-    assert run(whole) == extract.DONE
+    assert run(whole) == endings.DONE
     tries: list[str] = []
 
     def broken(shard: Shard, *wanted: Any) -> object:
@@ -197,22 +197,22 @@ def test_io_errors_are_retried_then_set_aside_then_retried_again(
     spec = spec_of(str(tmp_path / "store"), shards)
     with monkeypatch.context() as patch:
         patch.setattr(batches, "read_shard", broken)
-        assert run(spec) == extract.SET_ASIDE
+        assert run(spec) == endings.SET_ASIDE
     assert tries == ["01.tar"] * 3
     index = FeatureStore(spec.store).index.to_pylist()
     assert [(line["shard"], line["key"], line["reason"]) for line in index[6:]] == [
         ("01.tar", None, "io-error")
     ]
     assert "connection reset" in index[6]["detail"]
-    assert run(spec) == extract.SET_ASIDE, "nothing to do, unless asked to retry, and still not well"
-    assert run(spec, retry_failed=True) == extract.DONE
+    assert run(spec) == endings.SET_ASIDE, "nothing to do, unless asked to retry, and still not well"
+    assert run(spec, retry_failed=True) == endings.DONE
     assert contents(spec.store) == contents(whole.store)
 
 
 def test_only_what_failed_is_done_again(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sample of a shard: in its own slot, in a new row, with a marker of its own, and nothing else moves."""
     whole = spec_of(str(tmp_path / "whole"), shards)
-    assert run(whole) == extract.DONE
+    assert run(whole) == endings.DONE
 
     def flaky(shard: Shard, *wanted: Any) -> object:
         for sample in read_shard(shard, *wanted):
@@ -222,11 +222,11 @@ def test_only_what_failed_is_done_again(shards: str, tmp_path: Path, monkeypatch
     spec = spec_of(str(tmp_path / "store"), shards)
     with monkeypatch.context() as patch:
         patch.setattr(batches, "read_shard", flaky)
-        assert run(spec) == extract.SET_ASIDE
+        assert run(spec) == endings.SET_ASIDE
     before = {line["row"]: line for line in FeatureStore(spec.store).index.to_pylist()}
-    assert run(spec, retry_reasons=["no-image"]) == extract.SET_ASIDE
+    assert run(spec, retry_reasons=["no-image"]) == endings.SET_ASIDE
     assert {line["row"]: line for line in FeatureStore(spec.store).index.to_pylist()} == before
-    assert run(spec, retry_failed=True) == extract.DONE
+    assert run(spec, retry_failed=True) == endings.DONE
     after = {line["row"]: line for line in FeatureStore(spec.store).index.to_pylist()}
     assert len(after) == 12 and len(after.keys() - before.keys()) == 1
     assert contents(spec.store) == contents(whole.store)
@@ -234,7 +234,7 @@ def test_only_what_failed_is_done_again(shards: str, tmp_path: Path, monkeypatch
 
 def test_a_dry_run_writes_nothing(shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = spec_of(str(tmp_path / "store"), shards)
-    assert run(spec, dry_run=True) == extract.DONE
+    assert run(spec, dry_run=True) == endings.DONE
     assert not (tmp_path / "store").exists()
     shown = capsys.readouterr().out
     for expected in (
@@ -269,7 +269,7 @@ def test_values_that_cannot_be_stored_are_refused_before_work(
 
 def test_a_store_of_another_version_is_refused(shards: str, tmp_path: Path) -> None:
     spec = spec_of(str(tmp_path / "store"), shards)
-    assert run(spec, limit=1) == extract.DONE
+    assert run(spec, limit=1) == endings.DONE
     manifest = tmp_path / "store" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 1'))
     with pytest.raises(StoreError, match="is not of schema version 2, the one that this release reads"):
@@ -281,9 +281,9 @@ def test_a_store_of_another_version_is_refused(shards: str, tmp_path: Path) -> N
 def test_the_same_on_ray_and_s3(shards: str, tmp_path: Path, s3: BucketUrl) -> None:
     """Other URLs and other runners, the same bytes; then with one actor, and read back with a relative path."""
     quiet = spec_of(str(tmp_path / "quiet"), shards)
-    assert run(quiet) == extract.DONE
+    assert run(quiet) == endings.DONE
     store = f"{s3()}/store"
-    assert extract.run(spec_of(store, shards, actors=2)) == extract.DONE
+    assert extract.run(spec_of(store, shards, actors=2)) == endings.DONE
     assert contents(store) == contents(quiet.store)
 
 
@@ -294,7 +294,7 @@ def test_a_spec_file_with_relative_paths(
     document = spec_of("features/store", "shards/*.tar").model_dump_json()
     Path("spec.yaml").write_text(document)
     spec: ExtractSpec = load("spec.yaml")
-    assert run(spec, limit=2) == extract.DONE
+    assert run(spec, limit=2) == endings.DONE
     assert FeatureStore("features/store").manifest.spec["store"] == str(tmp_path / "features" / "store")
 
 
@@ -309,17 +309,17 @@ def test_an_outage_of_the_input_sets_nothing_aside(
         yield
 
     spec = spec_of(str(tmp_path / "store"), shards)
-    assert run(spec, limit=1) == extract.DONE
+    assert run(spec, limit=1) == endings.DONE
     with monkeypatch.context() as patch:
         patch.setattr(batches, "read_shard", down)
-        assert run(spec) == extract.FAILED
+        assert run(spec) == endings.FAILED
     assert "the first 3 shards failed 3 times each and none succeeded" in caplog.text
     assert len(markers(tmp_path / "store")) == 1
     codes = [
         json.loads(path.read_text())["exit_code"] for path in sorted((tmp_path / "store" / "runs").iterdir())
     ]
-    assert sorted(codes) == [extract.DONE, extract.FAILED]
-    assert run(spec) == extract.DONE
+    assert sorted(codes) == [endings.DONE, endings.FAILED]
+    assert run(spec) == endings.DONE
     assert len(contents(spec.store)) == 24
 
 
@@ -330,7 +330,7 @@ def test_the_exit_code_does_not_heal_by_repetition(tmp_path: Path) -> None:
         (tmp_path / "shards" / f"{number}.tar").write_bytes(b"<html>404</html>" * 100)
     write_shards(tmp_path / "more", shards=1, images=4)
     spec = spec_of(str(tmp_path / "store"), f"{tmp_path}/*/*.tar")
-    assert run(spec) == run(spec) == extract.TOO_MANY_BAD
+    assert run(spec) == run(spec) == endings.TOO_MANY_BAD
 
 
 def test_folders_that_move_ids_are_refused(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_folders_that_move_ids_are_refused(tmp_path: Path) -> None:
     for name in ("train", "val"):
         write_shards(tmp_path / name, shards=1, images=2)
     spec = spec_of(str(tmp_path / "store"), f"{tmp_path}/train/*.tar")
-    assert run(spec) == extract.DONE
+    assert run(spec) == endings.DONE
     both = spec.model_dump()
     both["input"]["shards"] = [f"{tmp_path}/train/*.tar", f"{tmp_path}/val/*.tar"]
     with pytest.raises(
@@ -353,8 +353,8 @@ def test_folders_that_move_ids_are_refused(tmp_path: Path) -> None:
 def test_pooled_vectors_only(shards: str, tmp_path: Path) -> None:
     """No array is made, none is grown, also for shards that were not expected."""
     spec = changed(spec_of(str(tmp_path / "store"), shards), output={"maps": False, "pooled": True})
-    assert run(spec, limit=3) == extract.DONE
-    assert run(spec) == extract.DONE
+    assert run(spec, limit=3) == endings.DONE
+    assert run(spec) == endings.DONE
     store = FeatureStore(spec.store)
     table = store.pooled(["plain/up-level1-upsampler-out"])
     assert table["row"].to_pylist() == store.rows().tolist() and len(table) == 12
@@ -372,10 +372,10 @@ def test_missing_rights_are_named_before_the_backbone_is_loaded(
 
 def test_other_libraries_are_said(shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = spec_of(str(tmp_path / "store"), shards)
-    assert run(spec, limit=1) == extract.DONE
+    assert run(spec, limit=1) == endings.DONE
     manifest = tmp_path / "store" / "manifest.json"
     document = json.loads(manifest.read_text())
     document["libraries"]["torch"] = "1.0"
     manifest.write_text(json.dumps(document))
-    assert run(spec) == extract.DONE
+    assert run(spec) == endings.DONE
     assert "the store was begun with torch 1.0" in caplog.text

@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 import pytest
 
-from jobs import extract
+from jobs import endings, extract
 from pipeline import FeatureExtractor, FeatureStore, embedded
 from pipeline.identity import IdentityError
 from schemas.spec import ExtractSpec
@@ -53,7 +53,7 @@ def spec_of(store: Path, shards: str, weights: Path, **changes: Any) -> ExtractS
     depth = {"type": "controlnet", "source": str(weights / "canny"), "image": "field:depth.png"}
     lora = {"type": "lora", "source": str(weights / "a.safetensors"), "scale": 0.5}
     canny = {"type": "controlnet", "source": str(weights / "canny"), "scale": 0.5}
-    group = functools.partial(dict, taps=TAP, prompt="a photo", t=50)
+    group: Any = functools.partial(dict, taps=TAP, prompt="a photo", t=50)
     document: dict[str, Any] = {
         "version": 1,
         "store": str(store),
@@ -79,7 +79,7 @@ def spec_of(store: Path, shards: str, weights: Path, **changes: Any) -> ExtractS
 def test_a_job_with_everything(tmp_path: Path, weights: Path) -> None:
     shards = write_shards(tmp_path / "shards")
     spec = spec_of(tmp_path / "serial", shards, weights)
-    assert extract.run(spec, serial=True) == extract.DONE
+    assert extract.run(spec, serial=True) == endings.DONE
     store = FeatureStore(spec.store)
     lines = {(line["shard"], line["key"]): line for line in store.index.to_pylist()}
     groups = ("plain-t50", "plain-t100", "depth", "place", "all", "lora")
@@ -96,7 +96,7 @@ def test_a_job_with_everything(tmp_path: Path, weights: Path) -> None:
     assert sorted(store.taps) == sorted([*(f"{group}/{TAP}" for group in groups), "all/attn"])
 
     on_ray = spec_of(tmp_path / "ray", shards, weights)
-    assert extract.run(on_ray) == extract.DONE
+    assert extract.run(on_ray) == endings.DONE
     assert contents(on_ray.store) == contents(spec.store)
 
     extractor = FeatureExtractor.from_store(spec.store)
@@ -117,7 +117,7 @@ def test_other_weights_are_another_identity(tmp_path: Path, weights: Path) -> No
     """A LoRA that was trained on must not go on in the same store, whatever its file is called."""
     shards = write_shards(tmp_path / "shards")
     spec = spec_of(tmp_path / "store", shards, weights)
-    assert extract.run(spec, serial=True, limit=1) == extract.DONE
+    assert extract.run(spec, serial=True, limit=1) == endings.DONE
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes((weights / "a.safetensors").read_bytes())
     document = spec.model_dump(mode="json")
@@ -125,7 +125,7 @@ def test_other_weights_are_another_identity(tmp_path: Path, weights: Path) -> No
         for technique in group["techniques"]:
             if technique["type"] == "lora":
                 technique["source"] = str(moved)
-    assert extract.run(ExtractSpec.model_validate(document), serial=True, limit=1) == extract.DONE
+    assert extract.run(ExtractSpec.model_validate(document), serial=True, limit=1) == endings.DONE
     unet: Any = diffusers.UNet2DConditionModel.from_pretrained(embedded.BACKBONE, subfolder="unet")
     write_kohya(moved, unet, seed=1)
     with pytest.raises(IdentityError, match=r"groups\.4\.techniques\.1\.files\.lora/weights: the store has"):

@@ -11,12 +11,12 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from jobs import extract
+from jobs import endings, extract
 from pipeline import FeatureStore, checkpoint, families, presets
 from pipeline.layouts import layouts
 from pipeline.noising import load_schedule
-from pipeline.passes import Recipe
 from pipeline.presets import Preset
+from pipeline.recipes import Recipe
 from pipeline.techniques.starts import start_of
 from pipeline.tiles import alignment, places
 from schemas.receipts import ArrayLayout
@@ -136,7 +136,7 @@ def test_a_preset_runs(preset: Preset, tiny: dict[str, dict[str, str]], tmp_path
         technique["source"] = found[technique["type"]]
         technique |= {"revision": None} if technique["type"] == "controlnet" else {}
     spec["cluster"] = {"device": "cpu"}
-    assert extract.run(ExtractSpec.model_validate(spec), serial=True) == extract.DONE
+    assert extract.run(ExtractSpec.model_validate(spec), serial=True) == endings.DONE
     store = FeatureStore(spec["store"])
     assert store.index["status"].to_pylist() == ["ok"] * 3
     arrays = {f"{array.group}/{array.tap}" for array in store.manifest.arrays}

@@ -11,11 +11,11 @@ from pipeline.schedule import MAX_FAILURES, JobFailed, Schedule
 from tests.attempts import shard
 
 
-def schedule(count: int) -> Schedule:
+def schedule(count: int) -> Schedule[Assignment]:
     return Schedule([Assignment(shard(f"{number}.tar")) for number in range(count)])
 
 
-def take(one: Schedule, *, idle: bool = True) -> Assignment:
+def take(one: Schedule[Assignment], *, idle: bool = True) -> Assignment:
     assignment = one.next(idle=idle)
     assert assignment is not None
     return assignment

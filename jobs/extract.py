@@ -106,6 +106,8 @@ def _run(
             held = _held_bytes(plan)
             if dry_run:
                 show_plan(console, plan, measured, runner.actors, held)
+            for group, reason in measured.lacking.items():
+                logger.warning("group %r fails for each of the first images: %s", group, reason)
             probe.check(measured, spec, held, runner.actors_per_device)
         if dry_run:
             return DONE
@@ -239,7 +241,8 @@ def _absolute(spec: ExtractSpec) -> ExtractSpec:
 def _found(model: M) -> M:
     """The sources that a part of the spec names, absolute where they are local; others may be hub ids."""
     names = [name for name in ("source", "config", "image_encoder") if getattr(model, name, None)]
-    local = {name: getattr(model, name) for name in names if os.path.exists(getattr(model, name))}
+    found = {name: getattr(model, name) for name in names}
+    local = {name: path for name, path in found.items() if path != "embedded" and os.path.exists(path)}
     return model.model_copy(update={name: os.path.abspath(path) for name, path in local.items()})
 
 

@@ -27,7 +27,7 @@ class Backbone(ABC):
     """A loaded checkpoint on one device.
 
     Args:
-        folder: a diffusers folder that `checkpoint.locate` returned.
+        folder: a diffusers folder that `sources.locate` returned.
         dtype: of computation.
         device: a torch device.
     """
@@ -54,7 +54,7 @@ class Backbone(ABC):
         self.device = torch.device(device)
         self.dtype = dtype
         self.extras: dict[str, Any] = {}
-        """Further networks that techniques loaded, by their source."""
+        """What techniques loaded, by its path, to be shared by groups."""
         _make_deterministic()
         self.schedule: Schedule = load_schedule(folder, checkpoint.config(folder, "scheduler"))
         self.network: Any = self._load(self.network_class, self.network_part, dtype)
@@ -172,10 +172,28 @@ class Backbone(ABC):
             torch.cuda.empty_cache()
 
     def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
-        module = kind.from_pretrained(
-            self.folder, subfolder=part, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        return load_module(kind, self.folder / part, dtype=dtype, device=self.device)
+
+
+def load_module(kind: Any, folder: Path, *, dtype: torch.dtype, device: torch.device) -> Any:
+    """A frozen network from its own folder, complete.
+
+    Raises:
+        ValueError: weights that its config asks for are not there. Left to themselves, some classes make up the rest
+            at random, anew in each process.
+    """
+    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    try:
+        module, info = kind.from_pretrained(folder, torch_dtype=dtype, **options)
+        missing = sorted(info["missing_keys"])
+        problem = f"{len(missing)} of its weights are missing, such as {missing[0]}" if missing else None
+    except (NotImplementedError, RuntimeError) as error:  # diffusers' classes stop by themselves
+        problem = str(error).splitlines()[0]
+    if problem is not None:
+        raise ValueError(
+            f"{folder}: {problem}; the file does not hold what its config.json describes, get it again"
         )
-        return module.to(self.device).eval().requires_grad_(False)
+    return module.to(device).eval().requires_grad_(False)
 
 
 def check_sides(image_size: Sequence[int], factor: int) -> None:

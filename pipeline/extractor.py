@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pipeline import device as devices
-from pipeline import sources
+from pipeline import families, sources, techniques
 from pipeline.batch import Batch
 from pipeline.decode import Decoded, fitted, fitted_beside, picture
 from pipeline.features import Features, make_engine
@@ -21,6 +21,7 @@ from pipeline.store import read_manifest
 from schemas.receipts import ArrayLayout
 from schemas.spec import ExtractSpec
 
+_SOURCES = ("source", "config", "image_encoder")
 ImageLike = bytes | Image.Image | NDArray[np.uint8]
 
 
@@ -36,28 +37,44 @@ class FeatureExtractor:
     """
 
     def __init__(self, spec: ExtractSpec) -> None:
-        self._set_up(spec, layouts(spec, sources.locate(spec.backbone)))
+        folder = sources.locate(spec.backbone)
+        for group in spec.groups:
+            techniques.check(group.techniques, families.family(folder), folder)
+        self._set_up(spec, layouts(spec, folder))
 
     @classmethod
     def from_store(
-        cls, url: str, *, source: str | None = None, device: str | None = None
+        cls,
+        url: str,
+        *,
+        moved: Mapping[str, str] | None = None,
+        device: str | None = None,
+        allow_calls: bool = False,
     ) -> FeatureExtractor:
         """An extractor of what a store holds.
 
         Args:
             url: of the store.
-            source: where the backbone is now, if not where the store's spec says.
+            moved: where weights are now, by where the store's spec says they were: the backbone's source or config,
+                a ControlNet, a LoRA, an image encoder.
             device: cpu, cuda or auto; default the store's spec's.
+            allow_calls: import and run functions that the store names for control images (`call:MODULE:FUNCTION`).
 
         Raises:
-            IdentityError: the backbone found is not the one that made the store.
+            IdentityError: weights found are not those that made the store.
+            ValueError: weights that are not found, or a function that is not allowed.
         """
         manifest = read_manifest(url)
-        spec = ExtractSpec.model_validate(manifest.spec)
-        if source is not None:
-            spec = spec.model_copy(update={"backbone": spec.backbone.model_copy(update={"source": source})})
+        document = _moved(manifest.spec, moved or {})
         if device is not None:
-            spec = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"device": device})})
+            document["cluster"] = document["cluster"] | {"device": device}
+        spec = ExtractSpec.model_validate(document)
+        calls = [image for image in _control_images(spec) if image.startswith("call:")]
+        if calls and not allow_calls:
+            raise ValueError(
+                f"store {url} names the function {calls[0]!r} to be imported and run; pass allow_calls=True if you"
+                " trust the store"
+            )
         check_weights(spec, manifest)
         extractor = cls.__new__(cls)
         extractor._set_up(spec, manifest.arrays)
@@ -185,6 +202,22 @@ class FeatureExtractor:
             for place, reason in enumerate(reasons[:count], first):
                 if reason is not None:
                     raise ValueError(f"image {place}: group {group!r} failed: {reason}")
+
+
+def _moved(document: Any, moved: Mapping[str, str]) -> Any:
+    """A spec's document with every source replaced that has moved."""
+    if isinstance(document, dict):
+        return {
+            key: moved.get(value, value)
+            if key in _SOURCES and isinstance(value, str)
+            else _moved(value, moved)
+            for key, value in document.items()
+        }
+    return [_moved(value, moved) for value in document] if isinstance(document, list) else document
+
+
+def _control_images(spec: ExtractSpec) -> list[str]:
+    return [one.image for group in spec.groups for one in group.techniques if one.type == "controlnet"]
 
 
 def _argument(placeholder: str) -> str:

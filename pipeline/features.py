@@ -7,7 +7,7 @@ what the passes (`pipeline.passes`) record. Large pictures go through it tile by
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from pipeline.passes import Maps, Passes
 from pipeline.recipes import Recipe, attn_sources, missing, tiling_of, windows
 from pipeline.techniques.base import Technique
 from pipeline.techniques.starts import start_of
-from pipeline.tiles import Blend, places
+from pipeline.tiles import Blend, Place, places
 from schemas import taps as tap_names
 from schemas.groups import Group
 from schemas.receipts import ArrayLayout
@@ -70,6 +70,8 @@ class Engine:
         self.calls: Counter[str] = Counter()
         """Network passes, image and text encodings, weight switches and more, so far."""
         self._spec = spec
+        self._latents = backbone.latent_shape(backbone.folder, spec.image_size)
+        self._tiling = None if spec.tiles is None else tiling_of(spec, arrays, self._latents)
         self._loaded: dict[str, Technique[Any]] = {}
         self._attached: list[Technique[Any]] = []
         self.recipes = [self._recipe(group) for group in spec.expanded_groups]
@@ -82,18 +84,58 @@ class Engine:
         """Features of all groups for one batch of the planned size."""
         with torch.autocast(self.backbone.device.type, enabled=False):  # whatever the caller has set
             features = Features({}, {}, {})
-            whole = {} if self._spec.tiles is None else self._tiled(batch)
-            for recipe, activations in self._maps_of(batch) if not whole else whole.items():
-                self._pack(recipe, activations, batch, features)
+            tiles = self._passes(batch)
+            left = Counter(recipe.key for recipe in self.recipes)
+            for recipe in self._in_order():
+                self._attach(recipe)
+                self._pack(recipe, self._maps(recipe, tiles, batch.size), batch, features)
+                left[recipe.key] -= 1
+                if not left[recipe.key]:
+                    for passes in tiles.values():
+                        passes.forget(recipe)
             return features
 
-    def _maps_of(self, batch: Batch, place: tuple[int, int] | None = None) -> Iterator[tuple[Recipe, Maps]]:
-        """Each group's activations, one group at a time, by order of weights."""
-        passes = Passes(self.backbone, batch, self._draws(batch, place), self._texts, self.calls)
-        for recipe in self._in_order():
-            self._attach(recipe)
-            raw = passes.activations(recipe, self._recorded(recipe))
-            yield recipe, {array.tap: self._tap(array, recipe, raw, batch) for array in self._of(recipe)}
+    def _passes(self, batch: Batch) -> dict[Place, Passes]:
+        """The batch as the network sees it: whole, or tile by tile. What does not depend on the tile is shared."""
+        numbers, texts = noise.Numbers(batch.ids, self._latents, self._spec.seed), dict(self._texts)
+
+        def passes(part: Batch, place: Place) -> Passes:
+            def draw(seed: int, purpose: noise.Purpose, flip: bool) -> Tensor:
+                return numbers.at(seed, purpose, self._in_latents(place, part.size, flip))
+
+            return Passes(self.backbone, part, draw, texts, self.calls)
+
+        if self._tiling is None:
+            return {(0, 0): passes(batch, (0, 0))}
+        return {
+            place: passes(batch.crop(*place, self._tiling.tile), place) for place in places(*self._tiling)
+        }
+
+    def _in_latents(self, place: Place, size: tuple[int, int], flip: bool) -> tuple[slice, slice]:
+        """Rows and columns of the whole picture's latents that a tile of it has; of its mirror image, if flipped."""
+        whole = (self._spec.image_size[0], self._spec.image_size[1])
+        top, left = place
+        if flip:
+            left = whole[1] - left - size[1]
+        rows, columns = (
+            slice(start * cells // side, (start + length) * cells // side)
+            for start, length, side, cells in zip((top, left), size, whole, self._latents[1:], strict=True)
+        )
+        return rows, columns
+
+    def _maps(self, recipe: Recipe, tiles: Mapping[Place, Passes], size: tuple[int, int]) -> Maps:
+        """A group's activations for whole pictures, laid together from those of their tiles."""
+        recorded = self._recorded(recipe)
+        if self._tiling is None:
+            return self._taps(recipe, tiles[0, 0].activations(recipe, recorded), size)
+        blends = {array.tap: Blend(*self._tiling) for array in self._of(recipe)}
+        for place, passes in tiles.items():
+            raw = passes.activations(recipe, recorded)
+            for tap, value in self._taps(recipe, raw, self._tiling.tile).items():
+                # A place is one of the picture itself, not of its mirror image.
+                blends[tap].add(value.flip(3) if recipe.group.flip else value, place)
+        whole = {tap: blend.whole() for tap, blend in blends.items()}
+        return {tap: value.flip(3) for tap, value in whole.items()} if recipe.group.flip else whole
 
     def _recipe(self, group: Group) -> Recipe:
         backbone, start = self.backbone, start_of(group)
@@ -133,14 +175,15 @@ class Engine:
 
     def _attach(self, recipe: Recipe) -> None:
         wanted = [one for one in recipe.steering if one.changes_weights]
-        if [one.spec for one in wanted] == [one.spec for one in self._attached]:
+        if wanted == self._attached:
             return
         self.calls["switch"] += 1
-        for technique in reversed(self._attached):
-            technique.detach()
+        while self._attached:
+            self._attached[-1].detach()
+            self._attached.pop()
         for technique in wanted:
             technique.attach()
-        self._attached = wanted
+            self._attached.append(technique)
 
     def _of(self, recipe: Recipe) -> list[ArrayLayout]:
         return [array for array in self.arrays if array.group == recipe.group.name]
@@ -157,56 +200,18 @@ class Engine:
     def _sources(self, group: Group) -> list[str]:
         return attn_sources(group, self.backbone.network.config)
 
-    def _tap(self, array: ArrayLayout, recipe: Recipe, raw: Maps, batch: Batch) -> Tensor:
-        if array.tap != "attn":
-            return raw[array.tap]
-        maps = {site: raw[site] for site in self._sources(recipe.group)}
-        _, height, width = self.backbone.latent_shape(self.backbone.folder, batch.size)
-        tokens = recipe.group.asked("attn").tokens
-        return attn.aggregate(maps, (height, width), slice(None) if tokens is None else tokens)
-
-    def _tiled(self, batch: Batch) -> dict[Recipe, Maps]:
-        """Maps of whole pictures, laid together from those of their tiles."""
-        tiling = tiling_of(
-            self._spec, self.arrays, self.backbone.latent_shape(self.backbone.folder, batch.size)
-        )
-        blends: dict[tuple[Recipe, str], Blend] = {}
-        for place in places(*tiling):
-            for recipe, activations in self._maps_of(batch.crop(*place, tiling.tile), place):
-                for tap, value in activations.items():
-                    # A place is one of the picture itself, not of its mirror image.
-                    seen = value.flip(3) if recipe.group.flip else value
-                    blends.setdefault((recipe, tap), Blend(*tiling)).add(seen, place)
-        whole: dict[Recipe, Maps] = {}
-        for (recipe, tap), blend in blends.items():
-            found = blend.whole()
-            whole.setdefault(recipe, {})[tap] = found.flip(3) if recipe.group.flip else found
-        return whole
-
-    def _draws(self, batch: Batch, place: tuple[int, int] | None) -> Any:
-        """Numbers of each slot's own sample, [B, c, h, w] for its whole picture or a tile at `place`; zeros in
-        padding."""
-        size = batch.size if place is None else (self._spec.image_size[0], self._spec.image_size[1])
-        shape = self.backbone.latent_shape(self.backbone.folder, size)
-        _, height, width = self.backbone.latent_shape(self.backbone.folder, batch.size)
-        top, left = (0, 0) if place is None else (side * shape[1] // size[0] for side in place)
-
-        def draw(group_seed: int, purpose: noise.Purpose) -> Tensor:
-            drawn = np.zeros((len(batch.ids), shape[0], height, width), np.float32)
-            for slot, sample in enumerate(batch.ids):
-                if sample is not None:
-                    numbers = noise.normal(
-                        shape,
-                        seed=self._spec.seed,
-                        group_seed=group_seed,
-                        purpose=purpose,
-                        shard=sample[0],
-                        key=sample[1],
-                    )
-                    drawn[slot] = numbers[:, top : top + height, left : left + width]
-            return torch.from_numpy(drawn)
-
-        return draw
+    def _taps(self, recipe: Recipe, raw: Maps, size: tuple[int, int]) -> Maps:
+        """What a group stores of a pass over pictures of a size, in pixels."""
+        found = {array.tap: raw[array.tap] for array in self._of(recipe) if array.tap != "attn"}
+        if len(found) < len(self._of(recipe)):
+            rows, columns = self._in_latents((0, 0), size, flip=False)
+            tokens = recipe.group.asked("attn").tokens
+            found["attn"] = attn.aggregate(
+                {site: raw[site] for site in self._sources(recipe.group)},
+                (rows.stop, columns.stop),
+                slice(None) if tokens is None else tokens,
+            )
+        return found
 
     def _pack(self, recipe: Recipe, activations: Maps, batch: Batch, features: Features) -> None:
         group = recipe.group

@@ -20,7 +20,7 @@ from schemas.spec import ExtractSpec
 METHOD = 2
 """Version of what this code does to a sample (decoding, stretching, noise, packing); raised when a value changes."""
 
-_PLACES = {"source", "revision", "image_encoder"}
+_PLACES = {"source", "revision", "image_encoder", "image_encoder_revision"}
 _LIBRARIES = (
     "torch",
     "diffusers",

@@ -7,6 +7,7 @@ and the network sees timestep 1000 s. Both have the same methods. Latents stay f
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,9 @@ class Schedule(ABC):
         """One step of DDIM inversion (Song et al. 2021, eq. 13 reversed): x at `timestep` to x at `target`, both
         clean at -1, from the network's output for x."""
 
+    def check_inversion(self) -> None:  # noqa: B027 - most have nothing to refuse
+        """Raise ValueError where `invert` cannot work."""
+
 
 class Diffusion(Schedule):
     """DDPM's forward process, by the cumulative alphas of the scheduler's config."""
@@ -121,6 +125,15 @@ class Diffusion(Schedule):
     def denoising(self, start: int, t: int) -> Denoising:
         times = self._scheduler.timesteps[TRAIN_TIMESTEPS - start :]
         last = next(place for place, time in enumerate(times) if time <= t)
+        kind = type(self._scheduler).__name__
+        if (
+            len(set(times[: last + 1].tolist())) <= last and kind != "PNDMScheduler"
+        ):  # which means its repetition
+            twice = next(int(a) for a, b in itertools.pairwise(times) if a == b)
+            raise ValueError(
+                f"denoising from {start} to {t}: {kind} has timestep {twice} twice, and a step of no length divides by"
+                " zero; stay on one side of it"
+            )
         return Denoising(copy.deepcopy(self._scheduler), list(times[: last + 1]))
 
     def invert(self, latents: Tensor, output: Tensor, timestep: int, target: int) -> Tensor:
@@ -131,11 +144,15 @@ class Diffusion(Schedule):
         elif kind == "v_prediction":
             noise = now**0.5 * output.float() + (1 - now) ** 0.5 * latents
         else:
+            raise AssertionError(kind)  # refused by check_inversion
+        clean = (latents - (1 - now) ** 0.5 * noise) / now**0.5
+        return then**0.5 * clean + (1 - then) ** 0.5 * noise
+
+    def check_inversion(self) -> None:
+        if (kind := self._scheduler.config.prediction_type) not in ("epsilon", "v_prediction"):
             raise ValueError(
                 f"inversion needs a network that predicts epsilon or v; this one predicts {kind}"
             )
-        clean = (latents - (1 - now) ** 0.5 * noise) / now**0.5
-        return then**0.5 * clean + (1 - then) ** 0.5 * noise
 
     def _alpha(self, timestep: int) -> float:
         return 1.0 if timestep < 0 else float(self._scheduler.alphas_cumprod[timestep])
@@ -202,7 +219,9 @@ def load_schedule(folder: Path, config: dict[str, Any]) -> Schedule:
             " schedulers with betas, such as DDIMScheduler, and those of flow matching"
         )
     if not _steps_through(scheduler):
-        options = {"clip_sample": False, **scheduler.config}
+        # Without the list of its defaults, or DDIM takes its own instead, such as clipping to [-1, 1].
+        own = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+        options = {"clip_sample": False, **own}
         scheduler = diffusers.DDIMScheduler.from_config(options)
     scheduler.set_timesteps(TRAIN_TIMESTEPS)
     return Diffusion(scheduler)

@@ -32,8 +32,10 @@ class Passes:
     Args:
         backbone: with the weights of each recipe attached when it is asked for.
         batch: of pictures of one size.
-        draw: (group seed, purpose) -> standard normal numbers for the latents, [B, c, h, w].
-        texts: encodings of fixed prompts, by (prompt, windows, weights), one row each.
+        draw: (group seed, purpose, whether pictures are mirrored) -> standard normal numbers for the latents,
+            [B, c, h, w].
+        texts: encodings by (prompt, windows, weights): one row of a fixed prompt, a row for each slot of a template,
+            which this adds. Shared by the tiles of one batch.
         calls: counts what is computed.
     """
 
@@ -41,17 +43,21 @@ class Passes:
         self,
         backbone: Backbone,
         batch: Batch,
-        draw: Callable[[int, Purpose], Tensor],
+        draw: Callable[[int, Purpose, bool], Tensor],
         texts: dict[tuple[object, ...], Text],
         calls: Counter[str],
     ) -> None:
         self._backbone, self._batch, self._draw = backbone, batch, draw
-        self._fixed_texts, self._calls = texts, calls
+        self._texts, self._calls = texts, calls
         self._kept: dict[tuple[object, ...], Any] = {}
 
     def activations(self, recipe: Recipe, taps: Sequence[str]) -> Maps:
         """The taps of a group, averaged over its seeds and guided; those of all groups that share the pass."""
         return self._once("recorded", (recipe.key,), lambda: self._averaged(recipe, taps))
+
+    def forget(self, recipe: Recipe) -> None:
+        """Let go of what was recorded for a group, once no other shares it."""
+        self._kept.pop(("recorded", (recipe.key,)), None)
 
     def _averaged(self, recipe: Recipe, taps: Sequence[str]) -> Maps:
         first, *rest = recipe.seeds
@@ -87,7 +93,7 @@ class Passes:
             return recipe.start.begin(
                 self._backbone.schedule,
                 latents,
-                lambda: self._draw(seed, "noise"),
+                lambda: self._draw(seed, "noise", recipe.group.flip),
                 lambda noisy, timestep: self._estimate(recipe, noisy, timestep),
             )
 
@@ -130,7 +136,7 @@ class Passes:
         def sample() -> Tensor:
             mean, std = self._once("image", (group.flip,), encode)
             if group.latents == "sample":
-                mean = mean + std * self._draw(seed, "posterior").to(mean.device)
+                mean = mean + std * self._draw(seed, "posterior", group.flip).to(mean.device)
             return self._backbone.scale_latents(mean)
 
         return self._once("latents", _of_latents(group, seed), sample)
@@ -151,18 +157,17 @@ class Passes:
         return self._once("mirror", (), mirror) if flip else Pictures(batch.pixels, batch.boxes, batch.fields)
 
     def _text(self, recipe: Recipe, prompt: str) -> Text:
-        """Encodings of each slot's prompt; a fixed prompt's are kept from batch to batch."""
-        fixed = self._fixed_texts.get((prompt, recipe.windows, recipe.weights))
-        slots = len(self._batch.ids)
-        if fixed is not None:
-            # Contiguous, since some networks view it in another shape.
-            return {name: value.expand(slots, *value.shape[1:]).contiguous() for name, value in fixed.items()}
-
-        def encode() -> Text:
+        """Encodings of each slot's prompt."""
+        slots, key = len(self._batch.ids), (prompt, recipe.windows, recipe.weights)
+        if key not in self._texts:
+            self._calls["text"] += 1
             prompts = [_filled(prompt, self._batch, slot) for slot in range(slots)]
-            return self._backbone.encode_text(prompts, recipe.windows)
-
-        return self._once("text", (prompt, recipe.windows, recipe.weights), encode)
+            self._texts[key] = self._backbone.encode_text(prompts, recipe.windows)
+        # Contiguous, since some networks view it in another shape.
+        return {
+            name: value.expand(slots, *value.shape[1:]).contiguous()
+            for name, value in self._texts[key].items()
+        }
 
     def _once(self, kind: str, inputs: tuple[object, ...], compute: Callable[[], T]) -> T:
         if (kind, inputs) not in self._kept:

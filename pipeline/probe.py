@@ -14,7 +14,9 @@ from pipeline import device as devices
 from pipeline.batch import Batch
 from pipeline.batches import Assignment, ShardEnd, read_batches
 from pipeline.features import Engine, GroupTap
+from pipeline.recipes import missing
 from pipeline.shards import Shard
+from schemas.groups import Group
 from schemas.spec import ExtractSpec
 
 _IMAGES = 2
@@ -35,6 +37,8 @@ class Probe:
     """Memory that was still free on the device then."""
     unstorable: list[GroupTap]
     """Arrays whose dtype cannot hold the network's values."""
+    lacking: dict[str, str] = field(default_factory=dict)
+    """Groups that none of the images has all for, with the reason: a text or a control image that is not there."""
     not_finite: list[GroupTap] = field(default_factory=list)
     """Arrays where the network's own values are infinite or not numbers, which no dtype of storage cures."""
 
@@ -49,23 +53,24 @@ def measure(engine: Engine, spec: ExtractSpec, shards: Sequence[Shard], device: 
     Raises:
         ProbeError: no shard has an image that can be decoded.
     """
-    batch = _two_images(spec, shards)
+    batch = _images(spec, shards)
     fixed, free = devices.used_bytes(device), devices.free_bytes(device)
     with _PeakMemory(device) as peak:
         engine.run(batch)
         started = perf_counter()
         features = engine.run(batch)
-        seconds = (perf_counter() - started) / _IMAGES
+        seconds = (perf_counter() - started) / len(batch.ids)
     failed = [tap for tap, values in features.maps.items() if not np.isfinite(values).all()]
     # Pooled vectors are means of what the network gave, before it was cast.
     not_finite = [tap for tap in failed if not np.isfinite(features.pooled[tap]).all()]
     return Probe(
         device=devices.name(device),
         seconds_per_image=seconds,
-        bytes_per_image=max(0, peak.bytes - fixed) // _IMAGES,
+        bytes_per_image=max(0, peak.bytes - fixed) // len(batch.ids),
         fixed_bytes=fixed,
         free_bytes=free,
         unstorable=[tap for tap in failed if tap not in not_finite],
+        lacking={group.name: reason for group in spec.expanded_groups if (reason := _lacks(group, batch))},
         not_finite=not_finite,
     )
 
@@ -107,7 +112,13 @@ def check(probe: Probe, spec: ExtractSpec, held_bytes: int, actors_per_device: i
         )
 
 
-def _two_images(spec: ExtractSpec, shards: Sequence[Shard]) -> Batch:
+def _lacks(group: Group, batch: Batch) -> str | None:
+    """Why a group fails for every image of a batch, if it does."""
+    reasons = missing(group, batch)
+    return reasons[0] if all(reasons) else None
+
+
+def _images(spec: ExtractSpec, shards: Sequence[Shard]) -> Batch:
     with ThreadPoolExecutor(1) as pool:
         for shard in shards:
             for item in read_batches(Assignment(shard), spec, pool):
@@ -115,7 +126,8 @@ def _two_images(spec: ExtractSpec, shards: Sequence[Shard]) -> Batch:
                     break
                 good = [slot for slot, sample in enumerate(item.batch.ids) if sample is not None]
                 if good:  # a single image twice, if need be
-                    return item.batch.pick([good[place % len(good)] for place in range(_IMAGES)])
+                    count = min(_IMAGES, spec.backbone.batch_size)
+                    return item.batch.pick([good[place % len(good)] for place in range(count)])
     raise ProbeError(
         f"none of the {len(shards)} shards looked at has an image that can be decoded; see `input`"
     )

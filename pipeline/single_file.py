@@ -83,7 +83,7 @@ def _widest(file: Path) -> torch.dtype:
 
 def _reason(error: Exception) -> str:
     """What diffusers says, without its advice on other calls."""
-    if isinstance(error, NotImplementedError):  # it tried to copy weights that it never got
+    if isinstance(error, NotImplementedError):  # it tried to move weights that it never got
         return "weights of a network are missing"
     return str(error).partition("\n")[0].partition(" If you want")[0]
 

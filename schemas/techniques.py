@@ -41,7 +41,8 @@ class ControlNet(Model):
     image: str = "canny"
     """`canny`; `field:EXT` for an image of the sample with that tar extension (`field:depth.png`), of any resolution
     but with the picture's proportions; or `call:MODULE:FUNCTION`, a function on every node's import path that takes
-    pixels uint8 [B, 3, H, W] and returns control images float [B, 3, H, W] in [0, 1]."""
+    pixels uint8 [B, 3, H, W] and returns control images float [B, 3, H, W] in [0, 1]. The store knows the function by
+    the content of MODULE's file, not by what that imports or loads."""
     low: int = Field(default=100, ge=0)
     """Canny's lower threshold, as OpenCV counts."""
     high: int = Field(default=200, ge=0)
@@ -90,6 +91,14 @@ class Guidance(Model):
     type: Literal["guidance"]
     scale: Scale
     negative_prompt: str = ""
+    """Fixed text."""
+
+    @field_validator("negative_prompt")
+    @classmethod
+    def _no_template(cls, value: str) -> str:
+        if re.search(r"\{(caption|json:.*)\}", value):
+            raise ValueError(f"is {value!r}; it is one text for all samples, without placeholders")
+        return value
 
 
 class IpAdapter(Model):
@@ -99,7 +108,9 @@ class IpAdapter(Model):
     source: Url
     """A .safetensors file (path or fsspec URL)."""
     image_encoder: Url
-    """A folder of a CLIPVisionModelWithProjection (path or fsspec URL)."""
+    """A folder of a CLIPVisionModelWithProjection (path or fsspec URL), or a hub id `owner/name`."""
+    image_encoder_revision: str | None = None
+    """Commit of a hub id; required for one."""
     scale: Scale = 1.0
 
 

@@ -46,12 +46,13 @@ def _count(backbone: Backbone) -> Counter[str]:
     made: Counter[str] = Counter()
 
     def counter(what: str) -> Any:
-        def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            made[what] += len(inputs[0])
+        def count(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            made[what] += len(inputs[0] if inputs else named["sample"])
 
         return count
 
-    backbone.vae.encoder.register_forward_pre_hook(counter("VAE encodings"))
-    backbone.network.register_forward_pre_hook(counter("network passes"))
-    backbone.network.conv_out.register_forward_pre_hook(counter("passes to the network's end"))
+    backbone.vae.encoder.register_forward_pre_hook(counter("VAE encodings"), with_kwargs=True)
+    backbone.network.register_forward_pre_hook(counter("network passes"), with_kwargs=True)
+    to_the_end = counter("passes to the network's end")
+    backbone.network.conv_out.register_forward_pre_hook(to_the_end, with_kwargs=True)
     return made

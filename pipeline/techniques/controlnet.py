@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,17 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 
 from pipeline import checkpoint, sources
-from pipeline.backbone import Backbone
+from pipeline.backbone import Backbone, load_module
 from pipeline.techniques.base import Pictures, Technique
 from schemas import techniques as specs
 
-_SAME = ("block_out_channels", "cross_attention_dim", "in_channels", "addition_embed_type")
+_SAME = (
+    "block_out_channels",
+    "layers_per_block",
+    "cross_attention_dim",
+    "in_channels",
+    "addition_embed_type",
+)
 """What a ControlNet's config must have in common with the UNet's."""
 _SHARED = ("sample", "timestep", "encoder_hidden_states")
 _SHARED_SDXL = ("text_embeds", "time_ids")
@@ -31,10 +36,9 @@ class ControlNet(Technique[specs.ControlNet]):
         super().__init__(spec, backbone)
         folder = _locate(spec)
         if str(folder) not in backbone.extras:
-            network: Any = ControlNetModel.from_pretrained(
-                folder, torch_dtype=backbone.dtype, use_safetensors=True, local_files_only=True
+            backbone.extras[str(folder)] = load_module(
+                ControlNetModel, folder, dtype=backbone.dtype, device=backbone.device
             )
-            backbone.extras[str(folder)] = network.to(backbone.device).eval().requires_grad_(False)
         self._network = backbone.extras[str(folder)]
 
     @classmethod
@@ -48,6 +52,12 @@ class ControlNet(Technique[specs.ControlNet]):
         unet, control = checkpoint.config(folder, "unet"), checkpoint.config(found)
         if (kind := control.get("_class_name")) != "ControlNetModel":
             raise ValueError(f"controlnet {spec.source!r} is a {kind}; a ControlNetModel is needed")
+        embedding = control.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
+        if control.get("conditioning_channels", 3) != 3 or len(embedding) != 4:
+            raise ValueError(
+                f"controlnet {spec.source!r} takes {control.get('conditioning_channels', 3)} channels, reduced"
+                f" {2 ** (len(embedding) - 1)} times; control images have 3, and latents are 8 times smaller"
+            )
         for key in _SAME:
             if control.get(key) != unet.get(key):
                 raise ValueError(
@@ -56,7 +66,8 @@ class ControlNet(Technique[specs.ControlNet]):
                 )
         files = {f"controlnet/{path}": value for path, value in checkpoint.fingerprint_part(found).items()}
         if spec.image.startswith("call:"):
-            files[spec.image] = checkpoint.sha256(Path(inspect.getfile(_function(spec.image))))
+            _function(spec.image)
+            files[spec.image] = checkpoint.sha256(_file_of(spec.image))
         return files
 
     @property
@@ -70,12 +81,7 @@ class ControlNet(Technique[specs.ControlNet]):
         elif self.spec.image == "canny":
             images = canny(pictures, self.spec.low, self.spec.high)
         else:
-            images = torch.as_tensor(_function(self.spec.image)(pictures.pixels))
-            if images.shape != pictures.pixels.shape:
-                raise ValueError(
-                    f"{self.spec.image} gave {list(images.shape)} for pixels {list(pictures.pixels.shape)}; control"
-                    " images have the shape of the pixels"
-                )
+            images = _called(self.spec.image, pictures.pixels)
         return images.to(self.backbone.device, self.backbone.dtype)
 
     def steer(self, seen: Tensor | None, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -120,8 +126,40 @@ def _function(image: str) -> Any:
     """The callable that `call:MODULE:FUNCTION` names."""
     _, module, name = image.split(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"controlnet.image {image!r}: {error}; MODULE must be importable on every node and have FUNCTION"
         ) from error
+    if not callable(found):
+        raise ValueError(f"controlnet.image {image!r}: is a {type(found).__name__}, and must be a function")
+    return found
+
+
+def _file_of(image: str) -> Path:
+    """The file of the module that `call:MODULE:FUNCTION` names, by whose content the function is known."""
+    module = importlib.import_module(image.split(":")[1])
+    if (file := getattr(module, "__file__", None)) is None:
+        raise ValueError(
+            f"controlnet.image {image!r}: the module has no file; write the function in one of yours"
+        )
+    return Path(file)
+
+
+def _called(image: str, pixels: np.ndarray) -> Tensor:
+    """What the user's function makes of a copy of the pixels.
+
+    Raises:
+        ValueError: the function failed, or what it gave are no control images.
+    """
+    try:
+        found = torch.as_tensor(_function(image)(pixels.copy()))
+    except Exception as error:  # a user's code may raise anything
+        raise ValueError(f"controlnet.image {image!r} failed: {type(error).__name__}: {error}") from error
+    if found.shape != pixels.shape or not found.is_floating_point() or found.min() < 0 or found.max() > 1:
+        raise ValueError(
+            f"controlnet.image {image!r} gave {str(found.dtype).removeprefix('torch.')} {list(found.shape)} from"
+            f" {float(found.min()):g} to {float(found.max()):g} for pixels {list(pixels.shape)}; control images are"
+            " floats in [0, 1] of the pixels' shape"
+        )
+    return found

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from pipeline import checkpoint, sources
-from pipeline.backbone import Backbone
+from pipeline.backbone import Backbone, load_module
 from pipeline.techniques.base import Pictures, Technique
 from pipeline.techniques.ip_adapter_files import check_fit
 from schemas import techniques as specs
@@ -135,7 +135,9 @@ def clip_images(pixels: NDArray[np.uint8], side: int) -> Tensor:
 def _locate(spec: specs.IpAdapter) -> tuple[Path, Path]:
     """Adapter and image encoder."""
     file = sources.file(spec.source, subject="ip-adapter")
-    return file, sources.component(spec.image_encoder, None, subject="ip-adapter.image_encoder")
+    return file, sources.component(
+        spec.image_encoder, spec.image_encoder_revision, subject="ip-adapter.image_encoder"
+    )
 
 
 def _load(path: Path, folder: Path, backbone: Backbone) -> _Loaded:
@@ -143,10 +145,7 @@ def _load(path: Path, folder: Path, backbone: Backbone) -> _Loaded:
     from diffusers import StableDiffusionPipeline
 
     network = backbone.network
-    encoder: Any = CLIPVisionModelWithProjection.from_pretrained(
-        folder, torch_dtype=backbone.dtype, use_safetensors=True, local_files_only=True
-    )
-    encoder = encoder.to(backbone.device).eval().requires_grad_(False)
+    encoder = load_module(CLIPVisionModelWithProjection, folder, dtype=backbone.dtype, device=backbone.device)
     others = ("vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor")
     pipe: Any = StableDiffusionPipeline(
         unet=network, image_encoder=encoder, requires_safety_checker=False, **dict.fromkeys(others)

@@ -21,7 +21,7 @@ from pipeline.techniques.lora_files import NETWORK, Change, LoraFile
 from pipeline.techniques.lora_layers import Place, locate
 from schemas import techniques as specs
 
-_MERGER = "lora"
+_MERGER = "<lora>"
 """Where a backbone keeps its `_Merger`."""
 
 

@@ -190,7 +190,7 @@ class LoraFile:
         """What else is known of alpha: diffusers' metadata, or the config that PEFT writes beside its file."""
         beside = self.path.with_name("adapter_config.json")
         if "lora_adapter_metadata" in self.metadata:
-            self._config = json.loads(self.metadata["lora_adapter_metadata"])
+            self._config = self._parsed(self.metadata["lora_adapter_metadata"], "its metadata")
         elif by_peft and beside.is_file():
             self.config_path = beside
             self._config = json.loads(beside.read_text())
@@ -199,6 +199,15 @@ class LoraFile:
                 f"{self.subject} was written by PEFT, which states alpha in adapter_config.json only, and there is"
                 " none beside it; put it there (local files only), or save with diffusers' save_lora_adapter"
             )
+
+    def _parsed(self, text: str, name: str) -> dict[str, Any]:
+        try:
+            config = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{self.subject}: {name} is no JSON ({error}); get the file again") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.subject}: {name} is a {type(config).__name__}, and must be an object")
+        return config
 
     def _scale(self, site: Site, alpha: float | None, dimension: int) -> float:
         config = _of_part(self._config, site.part)

@@ -62,6 +62,10 @@ class Inversion(Noise):
         super().__init__(group)
         self._steps = spec.steps
 
+    def timestep(self, schedule: Schedule) -> int:
+        schedule.check_inversion()
+        return super().timestep(schedule)
+
     def calls(self, schedule: Schedule) -> int:
         return len(list(inversion_timesteps(self.timestep(schedule), self._steps)))
 
@@ -79,7 +83,13 @@ class Denoise(Noise):
         self._start = spec.start
 
     def timestep(self, schedule: Schedule) -> int:
-        return schedule.denoising(self._start, *self._group.times).timesteps[-1]
+        timesteps = schedule.denoising(self._start, *self._group.times).timesteps
+        if len(timesteps) == 1:
+            raise ValueError(
+                f"group {self._group.name!r}: denoising from {self._start} makes no step with this scheduler, whose"
+                f" timestep there is {timesteps[0]} already; start from a stronger noise"
+            )
+        return timesteps[-1]
 
     def calls(self, schedule: Schedule) -> int:
         return len(schedule.denoising(self._start, *self._group.times).timesteps) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,31 @@ def test_a_missing_field_is_named_before_work(tmp_path: Path, weights: Path) -> 
     with pytest.raises(ValueError, match=r"controlnet '.*nowhere': no such folder"):
         extract.run(ExtractSpec.model_validate(document), serial=True)
     assert not (tmp_path / "store").exists()
+
+
+def edges(images: np.ndarray) -> np.ndarray:
+    """A control image of the user's own."""
+    return (images > 127).astype(np.float32)
+
+
+def test_an_extractor_of_a_store_that_moved(tmp_path: Path, weights: Path) -> None:
+    """Its spec names weights by where they were, and functions that opening it must not run unasked."""
+    own = tmp_path / "own"
+    shutil.copytree(weights, own)
+    shards = write_shards(tmp_path / "shards")
+    technique = {"type": "controlnet", "source": str(own / "canny"), "image": f"call:{__name__}:edges"}
+    group = {"name": "a", "t": 50, "taps": TAP, "techniques": [technique]}
+    spec = spec_of(tmp_path / "store", shards, own, groups=[group])
+    assert extract.run(spec, serial=True, limit=1) == endings.DONE
+    shutil.move(own, tmp_path / "away")
+    with pytest.raises(
+        ValueError, match=r"names the function 'call:.*:edges' to be imported and run; pass allow"
+    ):
+        FeatureExtractor.from_store(spec.store)
+    with pytest.raises(ValueError, match=r"controlnet '.*own/canny': no such folder"):
+        FeatureExtractor.from_store(spec.store, allow_calls=True)
+    moved = {str(own / "canny"): str(tmp_path / "away" / "canny")}
+    again = FeatureExtractor.from_store(spec.store, moved=moved, allow_calls=True)
+    found = again([jpeg(40, 60, seed=0)], ids=[("0.tar", "0")])[f"a/{TAP}"]
+    store = FeatureStore(spec.store)
+    assert found.tobytes() == store.read(store.rows("a"), [f"a/{TAP}"])[f"a/{TAP}"].tobytes()

@@ -9,7 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import embedded, families
@@ -150,3 +150,21 @@ def test_the_same_bytes_from_run_to_run() -> None:
     image = torch.from_numpy(np.stack([pixels(64, 64, seed).transpose(2, 0, 1) for seed in range(4)]))
     first, second = loaded.encode_images(image), loaded.encode_images(image)
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [("text_encoder", "model"), ("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")],
+)
+def test_weights_are_complete(part: str, file: str, tmp_path: Path) -> None:
+    """A tensor that lacks was made up at random, by another draw in each actor, and nothing said so."""
+    folder = tmp_path / "cut"
+    shutil.copytree(GOLDEN / "sd15-tiny", folder)
+    path = folder / part / f"{file}.safetensors"
+    tensors = load_file(path)
+    name = min(name for name in tensors if name.endswith("weight"))
+    save_file({key: value for key, value in tensors.items() if key != name}, path, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=f"cut/{part}: .*; the file does not hold what its config.json describes"
+    ):
+        load(folder)

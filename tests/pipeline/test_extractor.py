@@ -67,7 +67,7 @@ def test_equals_the_stored_rows(store: FeatureStore, by: str) -> None:
 
 def test_from_a_store_whose_backbone_moved(store: FeatureStore, tmp_path: Path) -> None:
     folder = copy_backbone(tmp_path / "moved")
-    extract = FeatureExtractor.from_store(store.url, source=str(folder), device="cpu")
+    extract = FeatureExtractor.from_store(store.url, moved={"embedded": str(folder)}, device="cpu")
     found = extract([jpeg(40, 60, seed=1)], ids=[("a.tar", "1")], captions=["picture 1"])
     assert found[NAMES[0]].tobytes() == stored(store, "a.tar", ["1"])[NAMES[0]].tobytes()
 
@@ -78,7 +78,7 @@ def test_another_backbone_is_refused(store: FeatureStore, tmp_path: Path) -> Non
     with pytest.raises(
         IdentityError, match="other': the files found on this machine are not those that the store's"
     ):
-        FeatureExtractor.from_store(store.url, source=str(folder))
+        FeatureExtractor.from_store(store.url, moved={"embedded": str(folder)})
 
 
 def test_bytes_pil_images_and_arrays_agree(extractor: FeatureExtractor) -> None:

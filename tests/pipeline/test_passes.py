@@ -257,3 +257,33 @@ def test_tiles_of_a_flipped_group_are_those_of_the_mirrored_picture() -> None:
     mirrored = np.ascontiguousarray(picture[..., ::-1])
     expected = tiled.run(Batch.of_pictures(ids, mirrored)).maps["p", "unet-in"]
     assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_tiles_of_a_mirrored_group_have_the_noise_of_their_place() -> None:
+    """Numbers of the upright place lay on mirrored tiles: one spot had two kinds of noise, and the blend less of it."""
+    taps = [{"name": "unet-in", "dtype": "float32"}]
+    flipped = group(taps=taps, timestep=990, flip=True)
+    grey = Batch.of_pictures([("a.tar", "a")], np.full((1, 3, 128, 192), 127, np.uint8))
+    size = {"image_size": [128, 192]}
+    whole: Any = make_engine(make_spec(flipped, **size)).run(grey).maps["plain", "unet-in"]
+    tiles = make_spec(flipped, **size, tiles={"size": [128, 128], "overlap": 64})
+    tiled: Any = make_engine(tiles).run(grey).maps["plain", "unet-in"]
+    assert np.linalg.norm(tiled - whole) < 0.05 * np.linalg.norm(whole)
+
+
+@pytest.mark.usefixtures("switches")
+def test_tiles_do_not_multiply_switches_and_texts() -> None:
+    """Each tile switched weights for each group, and encoded every caption again."""
+    taps = ["up-level1-upsampler-out"]
+    groups = [
+        group("a", prompt="{caption}", taps=taps),
+        group("b", prompt="{caption}", techniques=lora("1"), taps=taps),
+    ]
+    spec = make_spec(*groups, image_size=[128, 192], tiles={"size": [128, 128], "overlap": 64})
+    folder = sources.locate(spec.backbone)
+    engine = Engine(families.load(folder, dtype=torch.float32, device="cpu"), spec, layouts(spec, folder))
+    before = engine.calls.copy()
+    picture = np.stack([pixels(128, 192).transpose(2, 0, 1)])
+    engine.run(Batch.of_pictures([("a.tar", "a")], picture, caption=["a bird"]))
+    made = engine.calls - before
+    assert (made["switch"], made["text"], made["network"]) == (1, 2, 4)

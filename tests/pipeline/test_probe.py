@@ -76,6 +76,18 @@ def test_a_single_image_counts_twice(watched: Watched, tmp_path: Path) -> None:
     assert watched.batches[0].ids == [("0.tar", "0")] * 2
 
 
+def test_batches_of_one_are_probed_by_one(watched: Watched, tmp_path: Path) -> None:
+    """Two images were run, and a map refused that is not too large for one."""
+    measure(watched, make_spec(backbone={"batch_size": 1}), shards(tmp_path, [png(8, 8)] * 2), "cpu")
+    assert watched.batches[0].ids == [("0.tar", "0")]
+
+
+def test_groups_that_lack_something_in_every_image(watched: Watched, tmp_path: Path) -> None:
+    """A dry run said nothing of a caption field that no sample has."""
+    spec = make_spec(group(), group("words", prompt="{caption}"))
+    assert measure(watched, spec, shards(tmp_path, [png(8, 8)] * 2), "cpu").lacking == {"words": "no-caption"}
+
+
 def test_no_image_that_can_be_decoded(watched: Watched, tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match="none of the 2 shards looked at has an image that can be decoded"):
         measure(watched, make_spec(), shards(tmp_path, [b"bad"] * 3, []), "cpu")

@@ -310,3 +310,10 @@ def test_credentials_in_urls_are_refused(key: str) -> None:
     }
     with pytest.raises(ValidationError, match="holds credentials; give the URL without them"):
         spec(**changes[key])
+
+
+def test_a_negative_prompt_is_no_template() -> None:
+    """It was taken for the text of every other group with the same template."""
+    guidance = {"type": "guidance", "scale": 2.0, "negative_prompt": "not {caption}"}
+    with pytest.raises(ValidationError, match="one text for all samples, without placeholders"):
+        spec(groups=[GROUP | {"techniques": [guidance]}])

@@ -137,8 +137,44 @@ def test_a_callable_computes_the_control_image(backbone: Backbone) -> None:
     technique = ControlNet(spec(image=f"call:{__name__}:negative"), backbone)
     assert torch.equal(technique.look(PICTURES), negative(PICTURES.pixels))
     wrong = ControlNet(spec(image=f"call:{__name__}:half_size"), backbone)
-    with pytest.raises(ValueError, match=r"half_size gave \[2, 3, 64, 32\] for pixels \[2, 3, 64, 64\]"):
+    with pytest.raises(
+        ValueError, match=r"half_size' gave float32 \[2, 3, 64, 32\] from 0 to .*for pixels \[2, 3, "
+    ):
         wrong.look(PICTURES)
+
+
+def loud(images: np.ndarray) -> np.ndarray:
+    """A control image of bytes."""
+    return images
+
+
+def greedy(images: np.ndarray) -> Tensor:
+    """One that writes where it should read."""
+    images[:] = 0
+    return negative(images)
+
+
+def broken(images: np.ndarray) -> Tensor:
+    raise RuntimeError("out of luck")
+
+
+def test_a_callable_is_not_trusted(backbone: Backbone) -> None:
+    """Bytes were taken for values up to 255, and what it wrote into its argument was every group's picture."""
+    before = PICTURES.pixels.copy()
+    ControlNet(spec(image=f"call:{__name__}:greedy"), backbone).look(PICTURES)
+    assert np.array_equal(PICTURES.pixels, before)
+    with pytest.raises(
+        ValueError, match=r"loud' gave uint8 \[2, 3, 64, 64\] from .*; control images are floats"
+    ):
+        ControlNet(spec(image=f"call:{__name__}:loud"), backbone).look(PICTURES)
+    with pytest.raises(ValueError, match="broken' failed: RuntimeError: out of luck"):
+        ControlNet(spec(image=f"call:{__name__}:broken"), backbone).look(PICTURES)
+
+
+@torch.no_grad()
+def decorated(images: np.ndarray) -> Tensor:
+    """Its code seems to lie in torch."""
+    return negative(images)
 
 
 def test_check_hashes_all_that_values_depend_on() -> None:
@@ -148,6 +184,8 @@ def test_check_hashes_all_that_values_depend_on() -> None:
     assert files["controlnet/config.json"]
     own = Path(__file__).read_bytes()
     assert files[f"call:{__name__}:negative"] == hashlib.sha256(own).hexdigest()
+    wrapped = ControlNet.check(spec(image=f"call:{__name__}:decorated"), StableDiffusion, TINY)
+    assert wrapped[f"call:{__name__}:decorated"] == hashlib.sha256(own).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -155,10 +193,12 @@ def test_check_hashes_all_that_values_depend_on() -> None:
     [
         ("call:no.such.module:f", "No module named 'no'"),
         (f"call:{__name__}:no_such", "has no attribute 'no_such'"),
+        (f"call:{__name__}:TINY", "is a PosixPath, and must be a function"),
+        ("call:sys:exit", "the module has no file"),
     ],
 )
 def test_a_callable_that_is_not_there(image: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"{message}.*MODULE must be importable on every node"):
+    with pytest.raises(ValueError, match=f"controlnet.image '{image}': .*{message}"):
         ControlNet.check(spec(image=image), StableDiffusion, TINY)
 
 
@@ -171,6 +211,9 @@ def test_what_does_not_fit_is_refused_before_work(tmp_path: Path) -> None:
         ValueError,
         match="other' does not fit the backbone: its cross_attention_dim is 2048, the UNet's is 32",
     ):
+        ControlNet.check(spec(source=str(other)), StableDiffusion, TINY)
+    (other / "config.json").write_text(json.dumps(config | {"conditioning_channels": 1}))
+    with pytest.raises(ValueError, match="other' takes 1 channels, reduced 8 times; control images have 3"):
         ControlNet.check(spec(source=str(other)), StableDiffusion, TINY)
     (other / "config.json").write_text(json.dumps(config | {"_class_name": "T2IAdapter"}))
     with pytest.raises(ValueError, match="other' is a T2IAdapter; a ControlNetModel is needed"):

@@ -110,10 +110,7 @@ def _picture(store: FeatureStore, chosen: pa.Table, console: Console) -> Any:
     for name, layout in store.taps.items():
         colours = pca.fit(maps[name]).colours(maps[name])
         columns.append(Column(layout.group, layout.tap, _shape(layout.shape), list(colours)))
-    notes = {
-        group["name"]: f"prompt {group['prompt']!r}, timestep {group['timestep']}"
-        for group in manifest.identity["groups"]
-    }
+    notes = {group["name"]: _described(group) for group in manifest.identity["groups"]}
     labels = [Label(line["key"], line["shard"]) for line in chosen.to_pylist()]
     return draw(columns, labels, notes, height / width)
 
@@ -159,3 +156,10 @@ def _image_reader(store: FeatureStore) -> Callable[[dict[str, Any]], Picture]:
 
 def _shape(sides: list[int]) -> str:
     return "x".join(map(str, sides))
+
+
+def _described(group: dict[str, Any]) -> str:
+    """A group of a manifest's identity in a line."""
+    words = [f"prompt {group['prompt']!r}", f"timestep {group['timestep']}"]
+    words += ["mirrored"] if group.get("flip") else []
+    return ", ".join([*words, *(technique["type"] for technique in group["techniques"])])

@@ -79,6 +79,11 @@ class Engine:
         if not any(recipe.group.varies for recipe in self.recipes):
             backbone.drop_text_encoders()
 
+    @property
+    def network_calls(self) -> int:
+        """Calls of the network that one image takes, for all groups together."""
+        return sum({one.key: one.network_calls(self.backbone) for one in self.recipes}.values())
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> Features:
         """Features of all groups for one batch of the planned size."""

@@ -287,3 +287,15 @@ def test_tiles_do_not_multiply_switches_and_texts() -> None:
     engine.run(Batch.of_pictures([("a.tar", "a")], picture, caption=["a bird"]))
     made = engine.calls - before
     assert (made["switch"], made["text"], made["network"]) == (1, 2, 4)
+
+
+def test_calls_of_the_network_are_foretold() -> None:
+    """Averages, guidance and steps on the way multiply; groups that share a pass count once."""
+    steps = [
+        {"type": "denoise", "start": 60},
+        {"type": "average", "seeds": 2},
+        {"type": "guidance", "scale": 2.0},
+    ]
+    engine = make_engine(make_spec(group("a"), group("b", taps=TAPS[:1]), group("c", techniques=steps)))
+    engine.run(make_batch(KEYS))
+    assert engine.network_calls == 1 + 12 * 2 * 2 == engine.calls["network"]

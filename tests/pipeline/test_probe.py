@@ -53,7 +53,7 @@ class Watched(Engine):
 @pytest.fixture
 def watched() -> Watched:
     engine = Watched.__new__(Watched)
-    engine.batches = []
+    engine.batches, engine.recipes = [], []
     return engine
 
 

@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from pipeline import checkpoint, families, sources, techniques
 from pipeline.captions import Captions
 from pipeline.differences import differences
@@ -21,17 +23,7 @@ METHOD = 2
 """Version of what this code does to a sample (decoding, stretching, noise, packing); raised when a value changes."""
 
 _PLACES = {"source", "revision", "image_encoder", "image_encoder_revision"}
-_LIBRARIES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "numpy",
-    "pillow",
-    "zarr",
-    "safetensors",
-    "peft",
-    "opencv-python-headless",
-)
+_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "zarr", "safetensors")
 
 
 class IdentityError(ValueError):
@@ -143,4 +135,4 @@ def check_weights(spec: ExtractSpec, manifest: Manifest) -> None:
 def libraries() -> dict[str, str]:
     """Versions of everything that touches a value."""
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"python": platform.python_version(), **versions}
+    return {"python": platform.python_version(), **versions, "opencv": cv2.__version__}

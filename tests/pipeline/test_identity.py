@@ -191,4 +191,4 @@ def test_another_number_of_groups(original: dict[str, Any]) -> None:
 
 
 def test_libraries_that_touch_a_value() -> None:
-    assert {"python", "torch", "diffusers", "transformers", "numpy", "pillow"} <= libraries().keys()
+    assert {"python", "torch", "diffusers", "transformers", "numpy", "pillow", "opencv"} <= libraries().keys()

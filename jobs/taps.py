@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -45,11 +44,11 @@ def run(backbone: Backbone, *, image_size: str | None, match: str | None) -> int
     side = _sides(image_size) if image_size else _trained_at(family, folder, config)
     latents, tokens = family.latent_shape(folder, side), family.text_tokens(folder)
 
-    def inputs(network: Any) -> dict[str, Any]:
-        text = family.blank_text(folder, tokens)
-        return family.inputs(network, torch.zeros(1, *latents), torch.zeros(()), text)
-
-    counted = costs(family.network_class, config, inputs)
+    counted = costs(
+        family.network_class,
+        config,
+        lambda network: family.blank_inputs(folder, network, latents, tokens),
+    )
     listed = _listed(counted.taps, config, (latents[1], latents[2]))
     chosen = [tap for tap in listed if match is None or _matches(tap, match)]
     if not chosen:

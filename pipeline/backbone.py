@@ -104,7 +104,7 @@ class Backbone(ABC):
     @classmethod
     def patch(cls, folder: Path) -> int:
         """Latents a side of what the network takes as one token; 1 for UNets."""
-        return 1
+        return int(checkpoint.config(folder, cls.network_part).get("patch_size", 1))
 
     @classmethod
     @abstractmethod
@@ -124,6 +124,14 @@ class Backbone(ABC):
     @abstractmethod
     def blank_text(cls, folder: Path, tokens: int) -> Text:
         """What `encode_text` gives for one prompt, in shapes and dtypes only: zeros on torch's default device."""
+
+    @classmethod
+    def blank_inputs(
+        cls, folder: Path, network: nn.Module, latents: Sequence[int], tokens: int
+    ) -> dict[str, Any]:
+        """What `inputs` gives for one image with latents [c, h, w] and one prompt, in shapes and dtypes only."""
+        text = cls.blank_text(folder, tokens)
+        return cls.inputs(network, torch.zeros(1, *latents), torch.zeros(()), text)
 
     # What follows computes.
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline import attn, checkpoint, families, maps, sources, taps
 from pipeline.backbone import Backbone
 from pipeline.recipes import attn_sources, tiling_of, windows
@@ -52,7 +50,7 @@ def layouts(spec: ExtractSpec, folder: Path) -> list[ArrayLayout]:
 
 def wrong_taps(spec: ExtractSpec) -> list[tuple[tuple[str | int, ...], str]]:
     """Taps that the backbone does not have, each with its path in the spec: a `check` for `schemas.specfile.load`."""
-    folder = sources.locate(spec.backbone)
+    folder = sources.configs(spec.backbone)  # the check that follows asks for weights
     return _wrong_taps(spec, checkpoint.config(folder, families.family(folder).network_part))
 
 
@@ -126,13 +124,13 @@ def _meta_shapes(
     folder: Path, family: type[Backbone], sites: tuple[str, ...], latents: tuple[int, int, int], tokens: int
 ) -> dict[str, tuple[int, ...]]:
     """Kept, since groups often have the same taps, and building a network for their shapes takes a second."""
-
-    def inputs(network: Any) -> dict[str, Any]:
-        noisy = torch.zeros(1, *latents)
-        return family.inputs(network, noisy, torch.zeros(()), family.blank_text(folder, tokens))
-
     config = checkpoint.config(folder, family.network_part)
-    return taps.shapes(family.network_class, config, sites, inputs)
+    return taps.shapes(
+        family.network_class,
+        config,
+        sites,
+        lambda network: family.blank_inputs(folder, network, latents, tokens),
+    )
 
 
 def _check_tokens(group: Group, tokens: int) -> None:

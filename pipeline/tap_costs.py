@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.meta import meta_call, on_meta
 from pipeline.recorder import Recorder, config_of
-from pipeline.taps import meta_call, on_meta
 from schemas import taps as vocabulary
 
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from pipeline import attn, families
 from pipeline.maps import MAX_MAP_BYTES
+from pipeline.meta import meta_call, on_meta
 from pipeline.recorder import Recorder, config_of
+from pipeline.techniques.controlnet import add_residuals
 from schemas import taps as vocabulary
 
 __all__ = ["MAX_MAP_BYTES", "Recorder", "record", "shapes"]
@@ -63,11 +65,15 @@ def record(
         )
     inputs = _inputs(network, latents, timestep, text)
 
+    if controlnet is not None and not isinstance(network, UNet2DConditionModel):
+        raise ValueError(f"a {type(network).__name__} takes no ControlNet here; leave it out")
+
     def call() -> None:
-        residuals = {}
-        if controlnet is not None:
-            residuals = _residuals(network, controlnet, control_image, inputs)
-        network(**{**inputs, **residuals, **model_inputs})
+        steered = inputs
+        if controlnet is not None and control_image is not None:
+            image = control_image.to(network.device, network.dtype)
+            steered = add_residuals(controlnet, inputs, image)
+        network(**{**steered, **model_inputs})
 
     with torch.no_grad():
         found = Recorder(network, sites).run(call)
@@ -100,17 +106,6 @@ def _inputs(
     return families.for_network(network).inputs(network, placed(latents), time, given)
 
 
-def _residuals(
-    network: Any, controlnet: nn.Module, image: Tensor | None, inputs: Mapping[str, Any]
-) -> dict[str, Any]:
-    assert image is not None
-    image = image.to(network.device, network.dtype)
-    if not isinstance(network, UNet2DConditionModel):
-        raise ValueError(f"a {type(network).__name__} takes no ControlNet here; leave it out")
-    down, mid = controlnet(**inputs, controlnet_cond=image, return_dict=False)
-    return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-
-
 def shapes(
     network_class: Any,
     config: Mapping[str, Any],
@@ -129,33 +124,6 @@ def shapes(
     recorder = Recorder(network, taps, max_map_bytes=math.inf)
     features = recorder.run(meta_call(network, inputs))
     return {tap: tuple(value.shape[1:]) for tap, value in features.items()}
-
-
-def on_meta(network_class: Any, config: Mapping[str, Any]) -> Any:
-    """A network without weights, on the meta device."""
-    with torch.device("meta"):
-        return network_class.from_config(dict(config)).eval()
-
-
-def meta_call(network: Any, inputs: Callable[[Any], Mapping[str, Any]]) -> Callable[[], object]:
-    """A call of a network on the meta device."""
-    given = {name: _to_meta(name, value) for name, value in inputs(network).items()}
-
-    def call() -> object:
-        with torch.device("meta"), torch.no_grad():
-            return network(**given)
-
-    return call
-
-
-def _to_meta(name: str, value: Any) -> Any:
-    if name in ("img_ids", "txt_ids"):
-        return value  # positions: their values say how FLUX's tokens are laid out
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    if isinstance(value, Mapping):
-        return {key: _to_meta(key, one) for key, one in value.items()}
-    return type(value)(_to_meta("", one) for one in value) if isinstance(value, list | tuple) else value
 
 
 def _sources(taps: str | Sequence[str], config: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from pipeline import checkpoint
+from pipeline.backbone import Backbone
+
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], length: int, windows: int) -> Tensor:
     """Token ids [n * windows, length]: a prompt's windows one behind the other, each with its own start and end.
@@ -31,8 +34,15 @@ def joined(hidden: Tensor, windows: int) -> Tensor:
     return hidden.unflatten(0, (-1, windows)).flatten(1, 2)
 
 
-def windows_of(folder: Path, prompt: str, length: int) -> int:
-    """Windows of `length` tokens that hold a whole prompt."""
-    tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
-    count = len(tokenizer(prompt, add_special_tokens=False, truncation=False).input_ids)
-    return max(1, -(-count // (length - 2)))
+class ClipBackbone(Backbone):
+    """A family whose text comes from CLIP alone, in as many windows as a prompt is given."""
+
+    @classmethod
+    def text_tokens(cls, folder: Path, windows: int = 1) -> int:
+        return windows * int(checkpoint.config(folder, "text_encoder")["max_position_embeddings"])
+
+    @classmethod
+    def windows(cls, folder: Path, prompt: str) -> int:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+        count = len(tokenizer(prompt, add_special_tokens=False, truncation=False).input_ids)
+        return max(1, -(-count // (cls.text_tokens(folder) - 2)))

@@ -41,11 +41,7 @@ class Flux(Backbone):
 
     @classmethod
     def blank_text(cls, folder: Path, tokens: int) -> Text:
-        network = checkpoint.config(folder, "transformer")
-        return {
-            "prompt_embeds": torch.zeros(1, tokens, network["joint_attention_dim"]),
-            "pooled_prompt_embeds": torch.zeros(1, network["pooled_projection_dim"]),
-        }
+        return padded.blank_joint(folder, tokens)
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str], windows: int = 1) -> Text:

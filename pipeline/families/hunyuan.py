@@ -33,10 +33,6 @@ class HunyuanDiT(Backbone):
     vae_overflows = True
 
     @classmethod
-    def patch(cls, folder: Path) -> int:
-        return int(checkpoint.config(folder, "transformer")["patch_size"])
-
-    @classmethod
     def text_tokens(cls, folder: Path, windows: int = 1) -> int:
         padded.check_windows(windows, _BERT_TOKENS)
         return _BERT_TOKENS + _T5_TOKENS

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from pipeline import checkpoint
+from pipeline.backbone import Text
 
 
 def encode(
@@ -20,6 +25,15 @@ def encode(
     ).to(encoder.device)
     hidden: Tensor = encoder(found.input_ids, attention_mask=found.attention_mask if masked else None)[0]
     return hidden, found.attention_mask
+
+
+def blank_joint(folder: Path, tokens: int) -> Text:
+    """Zeros for one prompt, as transformers with joint attention (SD3, FLUX) take text: tokens, and a pooled vector."""
+    network = checkpoint.config(folder, "transformer")
+    return {
+        "prompt_embeds": torch.zeros(1, tokens, network["joint_attention_dim"]),
+        "pooled_prompt_embeds": torch.zeros(1, network["pooled_projection_dim"]),
+    }
 
 
 def lowered(prompts: Sequence[str]) -> list[str]:

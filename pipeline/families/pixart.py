@@ -31,10 +31,6 @@ class PixArt(Backbone):
     vae_overflows = True
 
     @classmethod
-    def patch(cls, folder: Path) -> int:
-        return int(checkpoint.config(folder, "transformer")["patch_size"])
-
-    @classmethod
     def text_tokens(cls, folder: Path, windows: int = 1) -> int:
         length = _TOKENS[checkpoint.pipeline_class(folder)]
         padded.check_windows(windows, length)

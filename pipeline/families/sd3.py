@@ -38,10 +38,6 @@ class StableDiffusion3(Backbone):
     optional_parts = frozenset({"text_encoder_3", "tokenizer_3"})
 
     @classmethod
-    def patch(cls, folder: Path) -> int:
-        return int(checkpoint.config(folder, "transformer")["patch_size"])
-
-    @classmethod
     def latent_shape(cls, folder: Path, image_size: Sequence[int]) -> tuple[int, int, int]:
         channels, height, width = super().latent_shape(folder, image_size)
         most = checkpoint.config(folder, "transformer")["pos_embed_max_size"] * cls.patch(folder)
@@ -60,11 +56,7 @@ class StableDiffusion3(Backbone):
 
     @classmethod
     def blank_text(cls, folder: Path, tokens: int) -> Text:
-        network = checkpoint.config(folder, "transformer")
-        return {
-            "prompt_embeds": torch.zeros(1, tokens, network["joint_attention_dim"]),
-            "pooled_prompt_embeds": torch.zeros(1, network["pooled_projection_dim"]),
-        }
+        return padded.blank_joint(folder, tokens)
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str], windows: int = 1) -> Text:

@@ -11,27 +11,19 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pipeline import checkpoint
-from pipeline.backbone import Backbone, Text, given
+from pipeline.backbone import Text, given
 from pipeline.families import clip
 
 _FACTOR = 8  # pixels a latent, in all of them
 
 
-class StableDiffusionXL(Backbone):
+class StableDiffusionXL(clip.ClipBackbone):
     """Text is both encoders' penultimate hidden states, side by side, and the second one's pooled projection."""
 
     pipelines = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
     text_encoders: ClassVar = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     tokenizers: ClassVar = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
     vae_overflows = True
-
-    @classmethod
-    def text_tokens(cls, folder: Path, windows: int = 1) -> int:
-        return windows * int(checkpoint.config(folder, "text_encoder")["max_position_embeddings"])
-
-    @classmethod
-    def windows(cls, folder: Path, prompt: str) -> int:
-        return clip.windows_of(folder, prompt, cls.text_tokens(folder))
 
     @classmethod
     def blank_text(cls, folder: Path, tokens: int) -> Text:

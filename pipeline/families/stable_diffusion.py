@@ -11,24 +11,16 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline import checkpoint
-from pipeline.backbone import Backbone, Text
+from pipeline.backbone import Text
 from pipeline.families import clip
 
 
-class StableDiffusion(Backbone):
+class StableDiffusion(clip.ClipBackbone):
     """Epsilon- and v-prediction alike: the difference is the scheduler's."""
 
     pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
     text_encoders: ClassVar = {"text_encoder": CLIPTextModel}
     tokenizers: ClassVar = {"tokenizer": CLIPTokenizer}
-
-    @classmethod
-    def text_tokens(cls, folder: Path, windows: int = 1) -> int:
-        return windows * int(checkpoint.config(folder, "text_encoder")["max_position_embeddings"])
-
-    @classmethod
-    def windows(cls, folder: Path, prompt: str) -> int:
-        return clip.windows_of(folder, prompt, cls.text_tokens(folder))
 
     @classmethod
     def blank_text(cls, folder: Path, tokens: int) -> Text:

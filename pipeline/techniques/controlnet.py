@@ -85,20 +85,31 @@ class ControlNet(Technique[specs.ControlNet]):
         return images.to(self.backbone.device, self.backbone.dtype)
 
     def steer(self, seen: Tensor | None, inputs: dict[str, Any]) -> dict[str, Any]:
-        own = {name: inputs[name] for name in _SHARED}
-        if "added_cond_kwargs" in inputs:
-            given = inputs["added_cond_kwargs"]
-            own["added_cond_kwargs"] = {name: given[name] for name in _SHARED_SDXL if name in given}
-        down, mid = self._network(
-            **own, controlnet_cond=seen, conditioning_scale=self.spec.scale, return_dict=False
-        )
-        if "mid_block_additional_residual" in inputs:  # another ControlNet was there before
-            down = [a + b for a, b in zip(inputs["down_block_additional_residuals"], down, strict=True)]
-            mid = inputs["mid_block_additional_residual"] + mid
-        return inputs | {
-            "down_block_additional_residuals": tuple(down),
-            "mid_block_additional_residual": mid,
-        }
+        assert seen is not None
+        return add_residuals(self._network, inputs, seen, self.spec.scale)
+
+
+def add_residuals(network: Any, inputs: dict[str, Any], image: Tensor, scale: float = 1.0) -> dict[str, Any]:
+    """A UNet's arguments with a ControlNet's residuals, beside those of others that are there.
+
+    Args:
+        network: the ControlNet, which gets the latents, timestep and text that are in `inputs`.
+        inputs: the UNet's keyword arguments.
+        image: [B, 3, 8h, 8w] in [0, 1], on the network's device and in its dtype.
+        scale: of the residuals.
+    """
+    own = {name: inputs[name] for name in _SHARED}
+    if "added_cond_kwargs" in inputs:
+        given = inputs["added_cond_kwargs"]
+        own["added_cond_kwargs"] = {name: given[name] for name in _SHARED_SDXL if name in given}
+    down, mid = network(**own, controlnet_cond=image, conditioning_scale=scale, return_dict=False)
+    if "mid_block_additional_residual" in inputs:  # another ControlNet was there before
+        down = [a + b for a, b in zip(inputs["down_block_additional_residuals"], down, strict=True)]
+        mid = inputs["mid_block_additional_residual"] + mid
+    return inputs | {
+        "down_block_additional_residuals": tuple(down),
+        "mid_block_additional_residual": mid,
+    }
 
 
 def canny(pictures: Pictures, low: int, high: int) -> Tensor:

@@ -7,6 +7,7 @@ the same few lines, and what was taken out leaves no trace. The changed layers a
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint, sources
 from pipeline.backbone import Backbone
+from pipeline.meta import on_meta
 from pipeline.techniques.base import Technique
 from pipeline.techniques.lora_files import NETWORK, Change, LoraFile
 from pipeline.techniques.lora_layers import Place, locate
@@ -112,14 +114,13 @@ def _has(family: type[Backbone], folder: Path, part: str) -> bool:
     return part == NETWORK or (part in family.text_encoders and (folder / part).is_dir())
 
 
+@functools.lru_cache
 def _skeleton(family: type[Backbone], folder: Path, part: str) -> nn.Module:
-    """A component without weights."""
+    """A component without weights; kept, since several groups' files may be checked against it."""
+    if part == NETWORK:
+        network: nn.Module = on_meta(family.network_class, checkpoint.config(folder, family.network_part))
+        return network
+    kind = family.text_encoders[part]
     with torch.device("meta"):
-        if part == NETWORK:
-            network: nn.Module = family.network_class.from_config(
-                checkpoint.config(folder, family.network_part)
-            )
-            return network
-        kind = family.text_encoders[part]
         encoder: nn.Module = kind(kind.config_class.from_dict(checkpoint.config(folder, part)))
-        return encoder
+    return encoder

@@ -1,7 +1,4 @@
-"""Runs a job on Ray: actors pinned to GPUs or cores, replaced when they die, stall or keep failing.
-
-Ray's own restarts and retries are off: the job owns them, because only it knows which shard may be to blame.
-"""
+"""Runs a job on Ray: actors pinned to GPUs or cores, replaced when they die, stall or keep failing."""
 
 from __future__ import annotations
 
@@ -17,9 +14,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline import cluster
 from pipeline.actor import ExtractActor
+from pipeline.actor_pool import ActorPool, Slot
 from pipeline.job import Job, Report
 from pipeline.probe import Probe
-from pipeline.schedule import MAX_FAILURES, JobFailed
+from pipeline.schedule import JobFailed
 from pipeline.shards import Shard
 from pipeline.worker import Task
 from schemas.receipts import Manifest
@@ -29,30 +27,19 @@ logger = logging.getLogger("gatehouse")
 
 _TASKS_IN_HAND = 3  # a shard being read, one computing, one being uploaded
 _TICK_S = 0.5
-_WAITING_NOTICE_S = 30.0
-_LONGEST_PAUSE_S = 60.0
 
 
 @dataclass
-class _Slot:
+class _Slot(Slot):
     """One actor and what it has in hand."""
 
-    handle: Any
-    ready: Any
-    started: float
-    device: str | None = None
-    node: str | None = None
     tasks: dict[Any, Task] = field(default_factory=dict)
-    ping: Any = None
-    moved: float = 0.0
-    """When it last answered with counters that had changed, or had nothing to do."""
     proven: bool = False
     """It has done a shard; until then it gets one at a time."""
     failures: int = 0
     """In a row."""
     retired: bool = False
     """It gets nothing more, and is replaced when its hands are empty."""
-    progress: dict[str, float] = field(default_factory=dict)
 
     def has_room(self, job: Job) -> bool:
         """Whether another task may be put behind those in hand."""
@@ -65,38 +52,30 @@ class RayRunner:
     """Joins a cluster, or starts Ray on this machine; see `cluster.connect` for what it raises."""
 
     def __init__(self, spec: ExtractSpec, manifest: Manifest) -> None:
-        self._spec, self._manifest = spec, manifest
-        self._share = cluster.connect(spec.cluster)
-        self.actors, self.actors_per_device = self._share.actors, self._share.actors_per_device
-        self.device = self._share.device
-        self._slots: list[_Slot] = []
-        self._dead_progress: dict[str, float] = {}
-        self._failed_starts = 0
-        self._next_start = 0.0
+        self._spec = spec
+        self._pool = ActorPool(spec.cluster, ExtractActor, _Slot)
+        share = self._pool.share
+        self.actors, self.actors_per_device, self.device = share.actors, share.actors_per_device, share.device
+        requests = max(1, spec.cluster.max_requests // self.actors)
+        self._arguments = (spec, manifest, share.device, requests)
 
     def probe(self, shards: Sequence[Shard]) -> Probe:
         """Measure two images on one actor, which then stays."""
-        self._add_slot()
-        slot = self._slots[0]
-        answer = slot.handle.probe.remote(list(shards))
+        slot = self._pool.add(*self._arguments)
         try:
-            while not ray.wait([answer], timeout=_WAITING_NOTICE_S)[0]:
-                self._say_waiting(slot)
-            probe: Probe = ray.get(answer)
+            probe: Probe = self._pool.first_answer(slot, slot.handle.probe.remote(list(shards)))
         except RayTaskError as error:
             found = cluster.cause(error)
             if cluster.out_of_memory(found):
                 raise JobFailed(f"no memory for the probe's two images: {found}") from None
             raise found from None
-        except RayError as error:
-            raise JobFailed(f"the first actor did not start: {cluster.in_short(error)}") from error
         return probe
 
     def run(self, job: Job, report: Report) -> None:
         """Do every task of a job; returns when none is left, or, once told to stop, after the grace period."""
         stop_at: float | None = None
         while job.schedule.remaining:
-            if job.finished and not any(slot.tasks for slot in self._slots):
+            if job.finished and not any(slot.tasks for slot in self._pool.slots):
                 break
             if job.stopping.is_set():
                 stop_at = stop_at or time.monotonic() + self._spec.cluster.stop_grace_s
@@ -105,55 +84,40 @@ class RayRunner:
             self._fill_up(job)
             self._hand_out(job)
             self._collect(job)
-            report(self._progress())
-        for slot in self._slots:
+            report(self._pool.progress())
+        for slot in self._pool.slots:
             for task in slot.tasks.values():
                 job.interrupted(task)
 
     def close(self) -> None:
         """Give the actors back, and stop Ray where it was started for this job."""
-        for slot in self._slots:
-            ray.kill(slot.handle)
-        self._slots.clear()
-        if self._share.started_here:
-            ray.shutdown()
+        self._pool.close()
 
     def _fill_up(self, job: Job) -> None:
-        for slot in [slot for slot in self._slots if slot.retired and not slot.tasks]:
-            self._forget(slot)
+        for slot in [slot for slot in self._pool.slots if slot.retired and not slot.tasks]:
+            self._pool.forget(slot)
             if not slot.proven:
-                self._start_failed("it did no shard")
+                self._pool.start_failed("it did no shard")
         wanted = 0 if job.finished else min(self.actors, job.schedule.remaining)
-        while len(self._slots) < wanted and time.monotonic() >= self._next_start:
-            self._add_slot()
-
-    def _add_slot(self) -> None:
-        options = {
-            "num_cpus": self._spec.cluster.cpus_per_actor,
-            "num_gpus": 1 if self._share.device == "cuda" else 0,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "scheduling_strategy": "SPREAD",
-        }
-        requests = max(1, self._spec.cluster.max_requests // self.actors)
-        actor: Any = ray.remote(ExtractActor).options(**options)
-        handle = actor.remote(self._spec, self._manifest, self._share.device, requests)
-        self._slots.append(_Slot(handle, handle.ready.remote(), time.monotonic()))
+        self._pool.fill_up(wanted, *self._arguments)
 
     def _hand_out(self, job: Job) -> None:
-        for slot in self._slots:
+        for slot in self._pool.slots:
             while slot.has_room(job) and (task := job.next_task(idle=not slot.tasks)):
                 slot.tasks[slot.handle.extract.remote(task)] = task
 
     def _collect(self, job: Job) -> None:
         refs = [
-            ref for slot in self._slots for ref in (*slot.tasks, slot.ping, slot.ready) if ref is not None
+            ref
+            for slot in self._pool.slots
+            for ref in (*slot.tasks, slot.ping, slot.ready)
+            if ref is not None
         ]
         if not refs:
             time.sleep(_TICK_S)  # all actors are gone, and the next start waits
             return
         done = set(ray.wait(refs, num_returns=len(refs), timeout=_TICK_S, fetch_local=False)[0])
-        for slot in list(self._slots):
+        for slot in list(self._pool.slots):
             try:
                 self._collect_slot(job, slot, done)
             except RayError as error:
@@ -164,10 +128,10 @@ class RayRunner:
         now = time.monotonic()
         if slot.ready is not None:
             if slot.ready not in done:
-                self._say_waiting(slot)
+                self._pool.say_waiting(slot)
                 return
-            slot.device, slot.node = ray.get(slot.ready)
-            slot.ready, slot.moved, self.device = None, now, slot.device or self.device
+            self._pool.arrived(slot)
+            self.device = slot.device or self.device
         for ref in [ref for ref in slot.tasks if ref in done]:
             self._settle(job, slot, ref)
         if slot.ping is None or slot.ping in done:
@@ -194,7 +158,8 @@ class RayRunner:
             self._task_failed(job, slot, slot.tasks.pop(ref), cluster.cause(error))
             return
         job.succeeded(slot.tasks.pop(ref), outcome)
-        slot.proven, slot.failures, self._failed_starts = True, 0, 0
+        slot.proven, slot.failures = True, 0
+        self._pool.start_succeeded()
 
     def _task_failed(self, job: Job, slot: _Slot, task: Task, error: Exception) -> None:
         """An error may be the actor's: one that is not the storage's, or the second in a row, retires it."""
@@ -212,39 +177,13 @@ class RayRunner:
 
     def _bury(self, job: Job, slot: _Slot, why: str, *, blame: bool) -> None:
         """Forget a dead actor and put its tasks back; the shards are suspects unless their node went away."""
-        self._forget(slot)
+        self._pool.forget(slot)
         names = ", ".join(task.assignment.shard.id for task in slot.tasks.values())
         logger.warning("an actor died (%s)%s", why, f"; {names} is done again" if names else "")
         if slot.device is None and blame:
-            self._start_failed(why)
+            self._pool.start_failed(why)
         for task in slot.tasks.values():
             if blame:
                 job.failed(task, "worker-died", why, suspect=True)
             else:
                 job.interrupted(task)
-
-    def _start_failed(self, why: str) -> None:
-        """Wait longer before each further start; give up only when there is no actor that works."""
-        self._failed_starts += 1
-        self._next_start = time.monotonic() + min(_LONGEST_PAUSE_S, 2.0**self._failed_starts)
-        if self._failed_starts >= MAX_FAILURES and not any(slot.device for slot in self._slots):
-            raise JobFailed(f"actors do not start, or do not work: {why}")
-
-    def _say_waiting(self, slot: _Slot) -> None:
-        if time.monotonic() - slot.started > _WAITING_NOTICE_S and not ray.wait([slot.ready], timeout=0)[0]:
-            slot.started = time.monotonic()
-            need = cluster.needs(self._spec.cluster, self._share.device)
-            logger.info("waiting for an actor (%s on one node) to start; free now: %s", need, cluster.free())
-
-    def _forget(self, slot: _Slot) -> None:
-        self._slots.remove(slot)
-        ray.kill(slot.handle)  # a dead one may only have been out of reach, and must not keep its GPU
-        for key, value in slot.progress.items():
-            self._dead_progress[key] = self._dead_progress.get(key, 0) + value
-
-    def _progress(self) -> dict[str, float]:
-        total = dict(self._dead_progress)
-        for slot in self._slots:
-            for key, value in slot.progress.items():
-                total[key] = total.get(key, 0) + value
-        return total

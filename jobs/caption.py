@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.beginnings import absolute_sources, log_to_console, warn_of_other_libraries
 from jobs.endings import DONE, FAILED, SET_ASIDE, STOPPED, stop_on_signal
 from jobs.report import duration
 from pipeline import storage
@@ -52,11 +52,12 @@ def run(spec: CaptionSpec, *, limit: int | None = None, dry_run: bool = False, s
         ValueError: whatever of spec, model, folder or shards makes the job impossible.
     """
     console = Console()
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logger.setLevel(logging.INFO)
+    log_to_console()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    spec = _absolute(spec)
+    spec = spec.model_copy(
+        update={"captions": storage.absolute(spec.captions), "model": absolute_sources(spec.model)}
+    )
     folder = locate(spec)
     Preparation(folder, spec)  # a model that cannot take the spec's pictures is refused before Ray is started
     shards = list_shards(spec.input)
@@ -87,7 +88,12 @@ def _what_is_left(
     left = list(shards)
     try:
         check_same(captions, manifest.identity)
-        _warn_of_other_libraries(captions.manifest, manifest)
+        warn_of_other_libraries(
+            captions.manifest.libraries,
+            manifest.libraries,
+            "the captions were",
+            "new ones may differ in a word",
+        )
         has = captions.has(shards)
         captions.check_unchanged([shard for shard, there in zip(shards, has, strict=True) if there])
         left = [shard for shard, there in zip(shards, has, strict=True) if not there]
@@ -210,26 +216,6 @@ def _show_summary(console: Console, spec: CaptionSpec, job: CaptionJob, code: in
         table.add_row("failed", escape(shard))
     table.add_row("captions", spec.captions)
     console.print(table)
-
-
-def _warn_of_other_libraries(stored: CaptionsManifest, now: CaptionsManifest) -> None:
-    for name, version in now.libraries.items():
-        if stored.libraries.get(name) != version:
-            logger.warning(
-                "the captions were begun with %s %s, this is %s: new ones may differ in a word",
-                name,
-                stored.libraries.get(name),
-                version,
-            )
-
-
-def _absolute(spec: CaptionSpec) -> CaptionSpec:
-    """Local paths made absolute, since actors work in other folders."""
-    source = spec.model.source
-    model = spec.model.model_copy(
-        update={"source": os.path.abspath(source) if os.path.isdir(source) else source}
-    )
-    return spec.model_copy(update={"captions": storage.absolute(spec.captions), "model": model})
 
 
 if __name__ == "__main__":

@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 import uuid
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from rich.console import Console
 
+from jobs.beginnings import absolute_sources, log_to_console, warn_of_other_libraries
 from jobs.endings import DONE, FAILED, SET_ASIDE, STOPPED, TOO_MANY_BAD, stop_on_signal
 from jobs.report import ProgressReport, show_plan, show_summary
 from pipeline import ledger, probe, storage, todo
@@ -28,11 +27,9 @@ from pipeline.schedule import JobFailed
 from pipeline.serial_runner import SerialRunner
 from pipeline.store import StoreError, open_store, read_manifest
 from schemas.layout import RUNS
-from schemas.model import Model
 from schemas.receipts import Manifest, RunRecord
 from schemas.spec import ExtractSpec
 
-M = TypeVar("M", bound=Model)
 logger = logging.getLogger("gatehouse")
 
 _OUTCOMES = {
@@ -68,8 +65,7 @@ def run(
         ValueError: whatever of spec, store or shards makes the job impossible.
     """
     console = Console()
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logger.setLevel(logging.INFO)
+    log_to_console()
     plan = make_plan(_absolute(spec))
     manifest, assignments = _what_is_left(plan, limit, retry_failed or bool(retry_reasons), retry_reasons)
     if not assignments and not dry_run:
@@ -166,7 +162,12 @@ def _what_is_left(
         assignments = [Assignment(shard) for shard in plan.shards]
         return None, assignments if limit is None else todo.limited(assignments, limit, plan.spec.input)
     check_same(url, manifest, plan.manifest.identity)
-    _warn_of_other_libraries(manifest, plan.manifest)
+    warn_of_other_libraries(
+        manifest.libraries,
+        plan.manifest.libraries,
+        "the store was",
+        "new rows are equal within the stated bound only",
+    )
     committed = ledger.read_ledger(url)
     todo.check_unchanged(plan.shards, committed)
     assignments = todo.unfinished(plan.shards, committed)
@@ -176,17 +177,6 @@ def _what_is_left(
     if limit is not None:
         assignments = todo.limited(assignments, limit, plan.spec.input)
     return manifest, assignments
-
-
-def _warn_of_other_libraries(stored: Manifest, now: Manifest) -> None:
-    for name, version in now.libraries.items():
-        if stored.libraries.get(name) != version:
-            logger.warning(
-                "the store was begun with %s %s, this is %s: new rows are equal within the stated bound only",
-                name,
-                stored.libraries.get(name),
-                version,
-            )
 
 
 def _already_done(console: Console, plan: Plan) -> int:
@@ -222,9 +212,11 @@ def _state(plan: Plan, committed: ledger.Ledger) -> int:
 
 def _absolute(spec: ExtractSpec) -> ExtractSpec:
     """Local paths made absolute, since actors work in other folders."""
-    backbone = _found(spec.backbone)
+    backbone = absolute_sources(spec.backbone)
     groups = [
-        group.model_copy(update={"techniques": [_found(technique) for technique in group.techniques]})
+        group.model_copy(
+            update={"techniques": [absolute_sources(technique) for technique in group.techniques]}
+        )
         for group in spec.groups
     ]
     captions = spec.input.captions and storage.absolute(spec.input.captions)
@@ -236,14 +228,6 @@ def _absolute(spec: ExtractSpec) -> ExtractSpec:
             "input": spec.input.model_copy(update={"captions": captions}),
         }
     )
-
-
-def _found(model: M) -> M:
-    """The sources that a part of the spec names, absolute where they are local; others may be hub ids."""
-    names = [name for name in ("source", "config", "image_encoder") if getattr(model, name, None)]
-    found = {name: getattr(model, name) for name in names}
-    local = {name: path for name, path in found.items() if path != "embedded" and os.path.exists(path)}
-    return model.model_copy(update={name: os.path.abspath(path) for name, path in local.items()})
 
 
 def _held_bytes(plan: Plan) -> int:

@@ -17,7 +17,7 @@ from pipeline.batch import Batch
 from pipeline.captions import Captions
 from pipeline.decode import Decoded, decode, decode_beside
 from pipeline.geometry import Box
-from pipeline.shards import BadSample, BadShard, Sample, Shard, read_shard
+from pipeline.shards import BadSample, BadShard, Sample, Shard, in_slots, read_shard
 from schemas.spec import ExtractSpec
 
 
@@ -94,33 +94,29 @@ def read_batches(
 ) -> Iterator[LoadedBatch | ShardEnd]:
     """Read, decode and batch a shard; the last item is a `ShardEnd`.
 
-    A sample's slot is its position modulo the batch size, so a retry or a continuation computes it where an
-    undisturbed run would have.
-
     Raises:
         OSError: the shard or its captions could not be read; nothing is known of its samples.
         CaptionsError: `input.captions` holds none for the shard.
     """
-    size = spec.backbone.batch_size
     shard = assignment.shard
     captions = {} if spec.input.captions is None else Captions(spec.input.captions).of(shard.id)
-    held: list[Sample] = []
     seen, complete, bad = 0, True, None
-    try:
+
+    def wanted() -> Iterator[Sample]:
+        nonlocal seen, complete
         for sample in read_shard(shard, spec.input, spec.control_fields, spec.json_fields):
             if assignment.stop is not None and sample.index >= assignment.stop:
                 complete = False
-                break
+                return
             seen = sample.index + 1
-            if held and sample.index // size != held[0].index // size:
-                yield _load(shard, held, captions, spec, pool)
-                held = []
             if assignment.wants(sample.index):
-                held.append(sample)
+                yield sample
+
+    try:
+        for samples in in_slots(wanted(), spec.backbone.batch_size):
+            yield _load(shard, samples, captions, spec, pool)
     except BadShard as error:
         bad = error
-    if held:
-        yield _load(shard, held, captions, spec, pool)
     yield ShardEnd(seen, complete, bad)
 
 

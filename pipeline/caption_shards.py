@@ -18,7 +18,7 @@ from pipeline import captions as store
 from pipeline import checkpoint, decode
 from pipeline.captioner import Captioner, Inputs, locate
 from pipeline.captions import CaptionRecord, Captions
-from pipeline.shards import BadSample, BadShard, Sample, Shard, read_shard
+from pipeline.shards import BadSample, BadShard, Sample, Shard, in_slots, read_shard
 from schemas.captions import CaptionsManifest, CaptionSpec
 
 T = TypeVar("T")
@@ -109,22 +109,13 @@ class CaptionWorker:
 
     def _batches(self, shard: Shard) -> Iterator[list[_Slot]]:
         """Samples that share a forward pass; at the end perhaps a record of the shard as such, alone."""
-        size = self._spec.model.batch_size
-        held: list[Sample] = []
-        position, bad = 0, None
+        position = 0
         try:
-            for sample in read_shard(shard, self._spec.input):
-                position = sample.index + 1
-                if held and sample.index // size != held[0].index // size:
-                    yield list(self._decoders.map(self._prepare, held))
-                    held = []
-                held.append(sample)
+            for samples in in_slots(read_shard(shard, self._spec.input), self._spec.model.batch_size):
+                position = samples[-1].index + 1
+                yield list(self._decoders.map(self._prepare, samples))
         except BadShard as error:
-            bad = CaptionRecord(position, None, reason=error.reason, detail=error.detail)
-        if held:
-            yield list(self._decoders.map(self._prepare, held))
-        if bad is not None:
-            yield [_Slot(bad, None)]
+            yield [_Slot(CaptionRecord(position, None, reason=error.reason, detail=error.detail), None)]
 
     def _prepare(self, sample: Sample) -> _Slot:
         record = CaptionRecord(sample.index, sample.key, reason=sample.reason, detail=sample.detail)

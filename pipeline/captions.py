@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline import storage
-from pipeline.differences import differences
+from pipeline.differences import told
 from pipeline.listing import Shard
 from pipeline.tables import to_parquet
 from schemas.captions import MANIFEST, SHARDS, TABLE, CaptionsManifest, file_name
@@ -184,9 +184,7 @@ def check_same(captions: Captions, wanted: dict[str, Any]) -> None:
     Raises:
         CaptionsError: lists every difference.
     """
-    found = list(differences(captions.manifest.identity, wanted))
-    if found:
-        shown = "\n".join(f"  {key}: the folder has {old!r}, the spec {new!r}" for key, old, new in found)
+    if shown := told(captions.manifest.identity, wanted, "folder"):
         raise CaptionsError(
             f"captions {captions.url} were made otherwise than this spec says:\n{shown}\n"
             "Give the spec another folder, or put these values back."

@@ -1,4 +1,4 @@
-"""Where two identities differ."""
+"""Where two identities differ, and how that is told."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, A
             yield from differences(*pair, f"{key}.{place}")
     elif old != new:
         yield key, old, new
+
+
+def told(old: Any, new: Any, where: str) -> str:
+    """A line for each difference between what `where` has and the spec; nothing if there is none."""
+    found = differences(old, new)
+    return "\n".join(
+        f"  {key}: the {where} has {before!r}, the spec {after!r}" for key, before, after in found
+    )

@@ -10,9 +10,10 @@ from typing import Any
 import cv2
 
 from pipeline import checkpoint, families, sources, techniques
+from pipeline.backbone import Backbone
 from pipeline.captions import Captions
-from pipeline.differences import differences
-from pipeline.noising import load_schedule
+from pipeline.differences import told
+from pipeline.noising import Schedule, load_schedule
 from pipeline.recipes import windows
 from pipeline.techniques.starts import start_of
 from schemas.groups import Group
@@ -36,10 +37,12 @@ def identity(spec: ExtractSpec, folder: Path, arrays: list[ArrayLayout]) -> dict
     Raises:
         ValueError: what a technique needs is missing, or does not fit the backbone.
     """
+    family = families.family(folder)
+    schedule = load_schedule(folder, checkpoint.config(folder, "scheduler"))
     return {
         "method": METHOD,
         "backbone": {
-            "files": checkpoint.fingerprint(folder, families.family(folder).parts()),
+            "files": checkpoint.fingerprint(folder, family.parts()),
             "dtype": spec.backbone.dtype,
             "batch_size": spec.backbone.batch_size,
         },
@@ -52,7 +55,7 @@ def identity(spec: ExtractSpec, folder: Path, arrays: list[ArrayLayout]) -> dict
             "captions": None if spec.input.captions is None else Captions(spec.input.captions).fingerprint(),
         },
         "seed": spec.seed,
-        "groups": [_group(group, folder, arrays) for group in spec.expanded_groups],
+        "groups": [_group(group, folder, family, schedule, arrays) for group in spec.expanded_groups],
         "output": {
             "maps": spec.output.maps,
             "pooled": spec.output.pooled,
@@ -62,9 +65,9 @@ def identity(spec: ExtractSpec, folder: Path, arrays: list[ArrayLayout]) -> dict
     }
 
 
-def _group(group: Group, folder: Path, arrays: list[ArrayLayout]) -> dict[str, Any]:
-    family = families.family(folder)
-    schedule = load_schedule(folder, checkpoint.config(folder, "scheduler"))
+def _group(
+    group: Group, folder: Path, family: type[Backbone], schedule: Schedule, arrays: list[ArrayLayout]
+) -> dict[str, Any]:
     files = techniques.check(group.techniques, family, folder)
     return {
         "name": group.name,
@@ -98,9 +101,7 @@ def check_same(store: str, manifest: Manifest, wanted: dict[str, Any]) -> None:
     Raises:
         IdentityError: lists every difference.
     """
-    found = list(differences(manifest.identity, wanted))
-    if found:
-        shown = "\n".join(f"  {key}: the store has {old!r}, the spec {new!r}" for key, old, new in found)
+    if shown := told(manifest.identity, wanted, "store"):
         raise IdentityError(
             f"store {store} holds other features than this spec describes:\n{shown}\n"
             "Give the spec another store, or put these values back."

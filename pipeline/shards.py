@@ -104,6 +104,29 @@ def read_shard(
         tar.check_rest()
 
 
+def in_slots(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
+    """Samples that share a batch: a sample's slot is its position modulo the size, so that a retry or a continuation
+    computes it where an undisturbed run would have.
+
+    Raises:
+        BadShard: from `samples`, after what came before it.
+    """
+    held: list[Sample] = []
+    bad = None
+    try:
+        for sample in samples:
+            if held and sample.index // size != held[0].index // size:
+                yield held
+                held = []
+            held.append(sample)
+    except BadShard as error:
+        bad = error
+    if held:
+        yield held
+    if bad is not None:
+        raise bad
+
+
 def count_samples(shard: Shard, spec: Input, stop_after: int | None = None) -> int:
     """How many samples `read_shard` gives, bad ones included, or `stop_after` if that is less.
 

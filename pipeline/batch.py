@@ -29,14 +29,6 @@ class Batch:
     field_reasons: dict[str, list[str | None]] = field(default_factory=dict)
     """Why a slot has none; None where it has one, and in padding."""
 
-    @classmethod
-    def of_pictures(
-        cls, ids: Sequence[tuple[str, str] | None], pixels: NDArray[np.uint8], **texts: list[str | None]
-    ) -> Batch:
-        """Pictures that fill the whole of [H, W]; `texts` by placeholder."""
-        whole = np.tile(np.array([0, 0, *pixels.shape[2:]], np.int32), (len(ids), 1))
-        return cls(list(ids), pixels, whole, texts, {name: [None] * len(ids) for name in texts})
-
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) in pixels."""

@@ -22,6 +22,7 @@ from pipeline.batch import Batch
 from pipeline.geometry import cells
 from pipeline.passes import Maps, Passes
 from pipeline.recipes import Recipe, attn_sources, missing, tiling_of, windows
+from pipeline.recorder import Recorder, config_of
 from pipeline.techniques.base import Technique
 from pipeline.techniques.starts import start_of
 from pipeline.tiles import Blend, Place, places
@@ -75,6 +76,8 @@ class Engine:
         self._loaded: dict[str, Technique[Any]] = {}
         self._attached: list[Technique[Any]] = []
         self.recipes = [self._recipe(group) for group in spec.expanded_groups]
+        self._sources = {one.group.name: self._sources_of(one) for one in self.recipes}
+        self._recorders = {one.key: self._recorder(one) for one in self.recipes}
         self._texts = self._fixed_texts()
         if not any(recipe.group.varies for recipe in self.recipes):
             backbone.drop_text_encoders()
@@ -130,12 +133,12 @@ class Engine:
 
     def _maps(self, recipe: Recipe, tiles: Mapping[Place, Passes], size: tuple[int, int]) -> Maps:
         """A group's activations for whole pictures, laid together from those of their tiles."""
-        recorded = self._recorded(recipe)
+        recorder = self._recorders[recipe.key]
         if self._tiling is None:
-            return self._taps(recipe, tiles[0, 0].activations(recipe, recorded), size)
+            return self._taps(recipe, tiles[0, 0].activations(recipe, recorder), size)
         blends = {array.tap: Blend(*self._tiling) for array in self._of(recipe)}
         for place, passes in tiles.items():
-            raw = passes.activations(recipe, recorded)
+            raw = passes.activations(recipe, recorder)
             for tap, value in self._taps(recipe, raw, self._tiling.tile).items():
                 # A place is one of the picture itself, not of its mirror image.
                 blends[tap].add(value.flip(3) if recipe.group.flip else value, place)
@@ -193,26 +196,28 @@ class Engine:
     def _of(self, recipe: Recipe) -> list[ArrayLayout]:
         return [array for array in self.arrays if array.group == recipe.group.name]
 
-    def _recorded(self, recipe: Recipe) -> list[str]:
-        """The sites to record in a group's pass, for it and for all groups that share it."""
-        sharing = [other for other in self.recipes if other.key == recipe.key]
-        sites = []
-        for other in sharing:
-            for array in self._of(other):
-                sites += self._sources(other.group) if array.tap == "attn" else [array.tap]
-        return list(dict.fromkeys(sites))
+    def _sources_of(self, recipe: Recipe) -> list[str]:
+        """The maps that a group's `attn` is made of, if it stores that."""
+        stored = any(array.tap == "attn" for array in self._of(recipe))
+        return attn_sources(recipe.group, config_of(self.backbone.network)) if stored else []
 
-    def _sources(self, group: Group) -> list[str]:
-        return attn_sources(group, self.backbone.network.config)
+    def _recorder(self, recipe: Recipe) -> Recorder:
+        """Of the sites that a group's pass is recorded at, for it and for all groups that share it."""
+        sites: list[str] = []
+        for other in self.recipes:
+            if other.key == recipe.key:
+                sites += [array.tap for array in self._of(other) if array.tap != "attn"]
+                sites += self._sources[other.group.name]
+        return Recorder(self.backbone.network, list(dict.fromkeys(sites)))
 
     def _taps(self, recipe: Recipe, raw: Maps, size: tuple[int, int]) -> Maps:
         """What a group stores of a pass over pictures of a size, in pixels."""
         found = {array.tap: raw[array.tap] for array in self._of(recipe) if array.tap != "attn"}
-        if len(found) < len(self._of(recipe)):
+        if maps := self._sources[recipe.group.name]:
             rows, columns = self._in_latents((0, 0), size, flip=False)
             tokens = recipe.group.asked("attn").tokens
             found["attn"] = attn.aggregate(
-                {site: raw[site] for site in self._sources(recipe.group)},
+                {site: raw[site] for site in maps},
                 (rows.stop, columns.stop),
                 slice(None) if tokens is None else tokens,
             )

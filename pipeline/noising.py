@@ -125,16 +125,14 @@ class Diffusion(Schedule):
     def denoising(self, start: int, t: int) -> Denoising:
         times = self._scheduler.timesteps[TRAIN_TIMESTEPS - start :]
         last = next(place for place, time in enumerate(times) if time <= t)
-        kind = type(self._scheduler).__name__
-        if (
-            len(set(times[: last + 1].tolist())) <= last and kind != "PNDMScheduler"
-        ):  # which means its repetition
-            twice = next(int(a) for a, b in itertools.pairwise(times) if a == b)
+        steps, kind = list(times[: last + 1]), type(self._scheduler).__name__
+        twice = next((int(one) for one, then in itertools.pairwise(steps) if one == then), None)
+        if twice is not None and kind != "PNDMScheduler":  # which means its repetition
             raise ValueError(
                 f"denoising from {start} to {t}: {kind} has timestep {twice} twice, and a step of no length divides by"
                 " zero; stay on one side of it"
             )
-        return Denoising(copy.deepcopy(self._scheduler), list(times[: last + 1]))
+        return Denoising(copy.deepcopy(self._scheduler), steps)
 
     def invert(self, latents: Tensor, output: Tensor, timestep: int, target: int) -> Tensor:
         now, then = self._alpha(timestep), self._alpha(target)

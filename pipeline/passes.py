@@ -7,7 +7,7 @@ that names all that affects it, so groups share whatever they have in common.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from pipeline.backbone import Backbone, Text
 from pipeline.batch import Batch
 from pipeline.noise import Purpose
 from pipeline.recipes import Recipe
-from pipeline.taps import Recorder
+from pipeline.recorder import Recorder
 from pipeline.techniques.base import Pictures, Technique
 from schemas.groups import PLACEHOLDER, Group
 
@@ -51,40 +51,36 @@ class Passes:
         self._texts, self._calls = texts, calls
         self._kept: dict[tuple[object, ...], Any] = {}
 
-    def activations(self, recipe: Recipe, taps: Sequence[str]) -> Maps:
-        """The taps of a group, averaged over its seeds and guided; those of all groups that share the pass."""
-        return self._once("recorded", (recipe.key,), lambda: self._averaged(recipe, taps))
+    def activations(self, recipe: Recipe, recorder: Recorder) -> Maps:
+        """The recorder's taps for a group, averaged over its seeds and guided."""
+        return self._once("recorded", (recipe.key,), lambda: self._averaged(recipe, recorder))
 
     def forget(self, recipe: Recipe) -> None:
         """Let go of what was recorded for a group, once no other shares it."""
         self._kept.pop(("recorded", (recipe.key,)), None)
 
-    def _averaged(self, recipe: Recipe, taps: Sequence[str]) -> Maps:
+    def _averaged(self, recipe: Recipe, recorder: Recorder) -> Maps:
         first, *rest = recipe.seeds
-        total = self._guided(recipe, taps, first)
+        total = self._guided(recipe, recorder, first)
         if not rest:
             return total
         # In float32 whatever the dtype of computation, so that the mean of many passes loses nothing.
         total = {tap: value.float() for tap, value in total.items()}
         for seed in rest:
-            for tap, value in self._guided(recipe, taps, seed).items():
+            for tap, value in self._guided(recipe, recorder, seed).items():
                 total[tap] += value.float()
         return {tap: value / len(recipe.seeds) for tap, value in total.items()}
 
-    def _guided(self, recipe: Recipe, taps: Sequence[str], seed: int) -> Maps:
+    def _guided(self, recipe: Recipe, recorder: Recorder, seed: int) -> Maps:
         """u + scale * (c - u) at every tap (Ho & Salimans 2022, eq. 6, for activations), or c alone."""
         noisy = self._noisy(recipe, seed)
         prompt, *negative = recipe.prompts
-        conditional = self._record(recipe, taps, noisy, prompt)
+        conditional = recorder.run(lambda: self._call(recipe, noisy, recipe.timestep, prompt))
         if recipe.guidance is None:
             return conditional
-        free = self._record(recipe, taps, noisy, *negative)
+        free = recorder.run(lambda: self._call(recipe, noisy, recipe.timestep, *negative))
         scale = recipe.guidance.scale
         return {tap: torch.lerp(free[tap].float(), conditional[tap].float(), scale) for tap in conditional}
-
-    def _record(self, recipe: Recipe, taps: Sequence[str], noisy: Tensor, prompt: str) -> Maps:
-        recorder = Recorder(self._backbone.network, taps)
-        return recorder.run(lambda: self._call(recipe, noisy, recipe.timestep, prompt))
 
     def _noisy(self, recipe: Recipe, seed: int) -> Tensor:
         latents = self._latents(recipe.group, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,13 +36,13 @@ class Recipe:
     steering: tuple[Technique[Any], ...]
     """Techniques that change what the network computes."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """All that affects the passes: groups with equal keys share theirs, whatever taps they store."""
         own = self.group.model_dump_json(exclude=_NOT_IN_PASSES)
         return f"{self.timestep} {self.windows} {own}"
 
-    @property
+    @cached_property
     def weights(self) -> tuple[str, ...]:
         """The techniques whose weights must be attached."""
         return tuple(one.spec.model_dump_json() for one in self.steering if one.changes_weights)

@@ -20,6 +20,7 @@ from pipeline.features import Engine
 from pipeline.layouts import layouts
 from schemas.receipts import ArrayLayout
 from schemas.spec import ExtractSpec
+from tests.pictures import of_pictures
 from tests.tars import pixels
 
 SIDE = 64  # pixels
@@ -85,9 +86,7 @@ def make_batch(keys: Sequence[str | None], *, shard: str = "a.tar", side: int = 
         if key is not None:
             images[slot] = pixels(side, side, seed=sum(key.encode())).transpose(2, 0, 1)
     captions = [None if key is None else f"a picture of {key}" for key in keys]
-    return Batch.of_pictures(
-        [None if key is None else (shard, key) for key in keys], images, caption=captions
-    )
+    return of_pictures([None if key is None else (shard, key) for key in keys], images, caption=captions)
 
 
 def copy_backbone(folder: Path, **scheduler: Any) -> Path:

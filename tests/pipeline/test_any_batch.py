@@ -27,6 +27,7 @@ from schemas.spec import Backbone, ExtractSpec
 from tests import backbones
 from tests.controls import write_controlnet
 from tests.loras import write_kohya
+from tests.pictures import of_pictures
 from tests.tars import pixels
 
 SIDE = 64
@@ -130,9 +131,7 @@ def batch(keys: Sequence[str | None]) -> Batch:
         if key is not None:
             images[slot] = pixels(SIDE, SIDE, seed=sum(key.encode())).transpose(2, 0, 1)
     captions = [None if key is None else f"a picture of {key}" for key in keys]
-    made = Batch.of_pictures(
-        [None if key is None else ("a.tar", key) for key in keys], images, caption=captions
-    )
+    made = of_pictures([None if key is None else ("a.tar", key) for key in keys], images, caption=captions)
     made.boxes[:] = [0, 8, SIDE, SIDE - 16]
     return made
 

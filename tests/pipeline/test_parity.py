@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline import families, sources
-from pipeline.batch import Batch
 from pipeline.decode import decode
 from pipeline.features import Engine
 from pipeline.layouts import layouts
 from pipeline.noising import Diffusion
 from schemas import taps as vocabulary
 from tests.engines import make_spec
+from tests.pictures import of_pictures
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 PROMPT = "a photo of a duck and a tree, high quality"
@@ -69,7 +69,7 @@ def test_every_tap(file: str, model: str, techniques: list[dict[str, Any]]) -> N
     backbone = families.load(folder, dtype=torch.float32, device="cpu")
     backbone.schedule = Given(backbone.schedule._scheduler, stored["__first_input"])
     picture = decode((GOLDEN / "dev.png").read_bytes(), (64, 64), 10**6, "stretch")
-    batch = Batch.of_pictures([("a.tar", "dev")], picture.pixels[None])
+    batch = of_pictures([("a.tar", "dev")], picture.pixels[None])
 
     features = Engine(backbone, spec, layouts(spec, folder)).run(batch)
 

@@ -18,6 +18,7 @@ from pipeline.techniques.base import Technique
 from schemas import taps as vocabulary
 from schemas.techniques import Lora
 from tests.engines import TAPS, group, make_batch, make_engine, make_spec
+from tests.pictures import of_pictures
 from tests.tars import pixels
 
 KEYS = ["a", "b", "c", "d"]
@@ -79,7 +80,7 @@ def test_estimates_on_the_way_are_guided_too() -> None:
 
 def test_a_flipped_group_is_that_of_the_mirrored_picture() -> None:
     batch = make_batch(KEYS)
-    mirrored = Batch.of_pictures(batch.ids, np.ascontiguousarray(batch.pixels[..., ::-1]))
+    mirrored = of_pictures(batch.ids, np.ascontiguousarray(batch.pixels[..., ::-1]))
     found = run(group("plain"), group("flipped", flip=True), batch=batch)
     other = run(group("plain"), batch=mirrored)["plain"]
     assert all(torch.equal(found["flipped"][tap], other[tap]) for tap in other)
@@ -238,7 +239,7 @@ def test_each_tile_is_a_pass_over_its_part_of_picture_and_noise() -> None:
     taps = [{"name": "unet-in", "dtype": "float32"}]
     spec = {"image_size": [192, 256]}
     pictures = np.stack([pixels(192, 256).transpose(2, 0, 1)])
-    batch = Batch.of_pictures([("a.tar", "a")], pictures)
+    batch = of_pictures([("a.tar", "a")], pictures)
     whole: Any = make_engine(make_spec(group(taps=taps), **spec)).run(batch).maps["plain", "unet-in"]
     engine = make_engine(make_spec(group(taps=taps), **spec, tiles={"size": [128, 128], "overlap": 64}))
     tiled: Any = engine.run(batch).maps["plain", "unet-in"]
@@ -253,9 +254,9 @@ def test_tiles_of_a_flipped_group_are_those_of_the_mirrored_picture() -> None:
     tiled = make_engine(make_spec(*groups, image_size=[64, 192], tiles={"size": [64, 128], "overlap": 32}))
     picture = np.stack([pixels(64, 192).transpose(2, 0, 1)])
     ids = [("a.tar", "a")]
-    found = tiled.run(Batch.of_pictures(ids, picture)).maps["f", "unet-in"]
+    found = tiled.run(of_pictures(ids, picture)).maps["f", "unet-in"]
     mirrored = np.ascontiguousarray(picture[..., ::-1])
-    expected = tiled.run(Batch.of_pictures(ids, mirrored)).maps["p", "unet-in"]
+    expected = tiled.run(of_pictures(ids, mirrored)).maps["p", "unet-in"]
     assert np.allclose(found, expected, atol=1e-5)
 
 
@@ -263,7 +264,7 @@ def test_tiles_of_a_mirrored_group_have_the_noise_of_their_place() -> None:
     """Numbers of the upright place lay on mirrored tiles: one spot had two kinds of noise, and the blend less of it."""
     taps = [{"name": "unet-in", "dtype": "float32"}]
     flipped = group(taps=taps, timestep=990, flip=True)
-    grey = Batch.of_pictures([("a.tar", "a")], np.full((1, 3, 128, 192), 127, np.uint8))
+    grey = of_pictures([("a.tar", "a")], np.full((1, 3, 128, 192), 127, np.uint8))
     size = {"image_size": [128, 192]}
     whole: Any = make_engine(make_spec(flipped, **size)).run(grey).maps["plain", "unet-in"]
     tiles = make_spec(flipped, **size, tiles={"size": [128, 128], "overlap": 64})
@@ -284,7 +285,7 @@ def test_tiles_do_not_multiply_switches_and_texts() -> None:
     engine = Engine(families.load(folder, dtype=torch.float32, device="cpu"), spec, layouts(spec, folder))
     before = engine.calls.copy()
     picture = np.stack([pixels(128, 192).transpose(2, 0, 1)])
-    engine.run(Batch.of_pictures([("a.tar", "a")], picture, caption=["a bird"]))
+    engine.run(of_pictures([("a.tar", "a")], picture, caption=["a bird"]))
     made = engine.calls - before
     assert (made["switch"], made["text"], made["network"]) == (1, 2, 4)
 

@@ -18,6 +18,7 @@ from pipeline.features import Features
 from pipeline.worker import Task, Worker
 from tests.attempts import SHAPE, make_store, manifest, shard
 from tests.faults.harness import spec_of
+from tests.pictures import of_pictures
 
 BATCHES = 6
 
@@ -45,7 +46,7 @@ def read(assignment: Assignment, *_: object) -> Iterator[LoadedBatch | ShardEnd]
         if name == "unreadable.tar" and number == 3:
             raise OSError("connection reset")
         keys = [f"{4 * number + slot}" for slot in range(4)]
-        batch = Batch.of_pictures([(name, key) for key in keys], np.zeros((4, 3, 8, 8), np.uint8))
+        batch = of_pictures([(name, key) for key in keys], np.zeros((4, 3, 8, 8), np.uint8))
         yield LoadedBatch(batch, [Record(int(key), key) for key in keys])
     yield ShardEnd(4 * BATCHES, True)
 

@@ -1,0 +1,147 @@
+"""Cut-outs at random scale, place and flip over a ground: a picture with its caption, mask and things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from pipeline.scenes.captions import Quality, caption, thing_words
+from pipeline.scenes.cutouts import CLASSES, Cutout
+from pipeline.scenes.grounds import GROUNDS, Pixels, ground
+
+_THINGS: Final = (0.65, 0.28, 0.07)
+"""Shares of scenes with one, two, three."""
+_QUALITIES: Final[dict[Quality, float]] = {"plain": 0.4, "sharp": 0.3, "blurry": 0.18, "noisy": 0.12}
+_OUTSIDE: Final = 0.12
+"""Share of a thing's side that may lie beyond the scene's edge."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A cut-out where it was pasted."""
+
+    cutout: Cutout
+    box: tuple[int, int, int, int]
+    """(x, y, width, height) in pixels; parts may lie outside the scene."""
+    flipped: bool
+
+    def document(self) -> dict[str, object]:
+        """What the sample's json says of it."""
+        return {
+            "cutout": self.cutout.name,
+            "class_id": self.cutout.class_id,
+            "class_name": CLASSES[self.cutout.class_id],
+            "caption": self.cutout.caption,
+            "box_xywh": list(self.box),
+            "flipped": self.flipped,
+        }
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture, and all that is known of it."""
+
+    pixels: NDArray[np.uint8]
+    """[size, size, 3], RGB."""
+    classes: NDArray[np.uint8]
+    """[size, size], the class of each pixel."""
+    instances: NDArray[np.uint8]
+    """[size, size], 1 + the place in `things` of what is seen at each pixel; 0 is the ground."""
+    caption: str
+    ground: str
+    quality: Quality
+    things: tuple[Thing, ...]
+
+
+def compose(cutouts: Sequence[Cutout], size: int, rng: Generator) -> Scene:
+    """A scene of some of `cutouts`, [size, size] pixels. The generator alone decides what it shows."""
+    ground_name = GROUNDS[rng.integers(len(GROUNDS))]
+    pixels = ground(ground_name, size, rng)
+    classes, instances = (np.zeros((size, size), np.uint8) for _ in range(2))
+    count = 1 + int(rng.choice(len(_THINGS), p=_THINGS))
+    things, said = [], []
+    for place in range(count):
+        cutout = _draw(cutouts, rng)
+        thing, rgba = _put(cutout, size, count, rng)
+        solid = _paste(pixels, rgba, thing.box)
+        classes[solid], instances[solid] = cutout.class_id, place + 1
+        x, _, width, height = thing.box
+        things.append(thing)
+        said.append(thing_words(cutout, width, height, x + width / 2, size, rng))
+    quality: Quality = rng.choice(list(_QUALITIES), p=list(_QUALITIES.values()))
+    return Scene(
+        np.clip(np.rint(_developed(pixels, quality, rng)), 0, 255).astype(np.uint8),
+        classes,
+        instances,
+        caption(said, ground_name, quality),
+        ground_name,
+        str(quality),  # type: ignore[arg-type]  # NumPy's str
+        tuple(things),
+    )
+
+
+def _draw(cutouts: Sequence[Cutout], rng: Generator) -> Cutout:
+    """A cut-out, from small classes more often than their share: by the root of a class's size."""
+    sizes = np.bincount([cutout.class_id for cutout in cutouts], minlength=len(CLASSES))
+    weights = np.array([sizes[cutout.class_id] ** -0.5 for cutout in cutouts])
+    return cutouts[rng.choice(len(cutouts), p=weights / weights.sum())]
+
+
+def _put(cutout: Cutout, size: int, count: int, rng: Generator) -> tuple[Thing, Pixels]:
+    """Where a cut-out goes, and its pixels [height, width, 4] there."""
+    longest = size * rng.uniform(0.5, 0.95) * (1.0 if count == 1 else 0.72)
+    scale = longest / max(cutout.rgba.shape[:2])
+    height, width = (max(8, round(side * scale)) for side in cutout.rgba.shape[:2])
+    rgba = _scaled(cutout.rgba.astype(np.float32), width, height)
+    flipped = bool(rng.random() < 0.5)
+    if flipped:
+        rgba = rgba[:, ::-1].copy()
+    rgba[..., :3] = rgba[..., :3] * rng.uniform(0.85, 1.12) + rng.normal(0, 6, 3)
+    x, y = (
+        int(rng.integers(-int(side * _OUTSIDE), size - side + int(side * _OUTSIDE) + 1))
+        for side in (width, height)
+    )
+    return Thing(cutout, (x, y, width, height), flipped), np.clip(rgba, 0, 255)
+
+
+def _scaled(rgba: Pixels, width: int, height: int) -> Pixels:
+    """Resized with colours weighted by opacity, so that what lies under transparency leaves no fringe."""
+    alpha = rgba[..., 3:] / 255
+    smaller = width < rgba.shape[1]
+    weighted = np.concatenate([rgba[..., :3] * alpha, rgba[..., 3:]], axis=2)
+    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    resized = np.asarray(cv2.resize(weighted, (width, height), interpolation=way), np.float32)
+    resized[..., :3] /= np.maximum(resized[..., 3:] / 255, 1e-3)
+    return resized
+
+
+def _paste(pixels: Pixels, rgba: Pixels, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """Lay `rgba` over `pixels`, in place; where it is opaque, [size, size]."""
+    size = len(pixels)
+    x, y, width, height = box
+    left, top, right, bottom = max(0, x), max(0, y), min(size, x + width), min(size, y + height)
+    part = rgba[top - y : bottom - y, left - x : right - x]
+    alpha = part[..., 3:] / 255
+    here = (slice(top, bottom), slice(left, right))
+    pixels[here] = pixels[here] * (1 - alpha) + part[..., :3] * alpha
+    solid = np.zeros((size, size), np.bool_)
+    solid[here] = alpha[..., 0] > 0.5
+    return solid
+
+
+def _developed(pixels: Pixels, quality: Quality, rng: Generator) -> Pixels:
+    """The picture in its quality."""
+    if quality == "sharp":
+        soft = cv2.GaussianBlur(pixels, (0, 0), 1.0)
+        return np.asarray(pixels + 0.4 * (pixels - soft), np.float32)
+    if quality == "blurry":
+        return np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(1.2, 2.4)), np.float32)
+    if quality == "noisy":
+        return pixels + rng.normal(0, rng.uniform(8, 16), pixels.shape).astype(np.float32)
+    return pixels

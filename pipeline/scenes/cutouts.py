@@ -1,0 +1,169 @@
+"""What scenes are made of: photographs of single things with a transparent ground, each with a class and a caption.
+
+They come from tuxpaint-stamps (Copyright Bill Kendrick and contributors, GPL-2), whose folders serve as classes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+STAMPS: Final = Path("/usr/share/tuxpaint/stamps")
+"""Where Debian's package `tuxpaint-stamps-default` puts them."""
+
+CLASSES: Final = (
+    "background",
+    "mammal",
+    "bird",
+    "reptile",
+    "fish",
+    "insect",
+    "fruit",
+    "flower",
+    "tree",
+    "vehicle",
+    "building",
+    "household",
+    "planet",
+)
+"""A pixel's class is the place of its name here."""
+
+_FOLDERS: Final = {
+    "animals/mammals/aquatic": "fish",  # by its looks: whales and seals
+    "animals/mammals": "mammal",
+    "animals/marsupials": "mammal",
+    "animals/birds": "bird",
+    "animals/lizards": "reptile",
+    "animals/amphibians": "reptile",
+    "animals/dinosaur": "reptile",
+    "animals/fish": "fish",
+    "animals/shellfish": "fish",
+    "animals/insects": "insect",
+    "food": "fruit",
+    "plants/flowers": "flower",
+    "plants/mushrooms": "flower",
+    "plants/trees": "tree",
+    "plants": "flower",
+    "vehicles": "vehicle",
+    "military/vehicles": "vehicle",
+    "town/houses": "building",
+    "town/monuments": "building",
+    "household": "household",
+    "hobbies": "household",
+    "clothes": "household",
+    "space": "planet",
+}
+"""The first folder that a cut-out's path begins with gives its class."""
+
+_COLOURS: Final = {
+    "white": (235, 235, 235),
+    "grey": (130, 130, 130),
+    "black": (35, 35, 35),
+    "red": (190, 50, 45),
+    "orange": (220, 130, 50),
+    "yellow": (225, 205, 80),
+    "green": (85, 130, 60),
+    "blue": (60, 95, 170),
+    "purple": (130, 75, 150),
+    "pink": (225, 150, 175),
+    "brown": (120, 85, 55),
+    "beige": (200, 175, 140),
+}
+_LONGEST_SIDE = 192
+"""Pixels; scenes are smaller."""
+_SMALLEST_SIDE = 40
+_LEAST_COVER = 0.12
+"""Of its box; less is a drawing of lines."""
+_WORDS = 5
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """One thing."""
+
+    name: str
+    """Path among the stamps."""
+    class_id: int
+    caption: str
+    """What it is, in at most five words of small letters, without an article."""
+    colour: str
+    """The word for its mean colour."""
+    rgba: NDArray[np.uint8]
+    """[h, w, 4], cut to its box."""
+    held_out: bool
+    """Whether no backbone may be trained on it."""
+
+
+def find_cutouts(folder: Path = STAMPS) -> list[Cutout]:
+    """All photographs among the stamps that are of a class, in the order of their names.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    found = [cutout for path in sorted(folder.rglob("*.png")) if (cutout := _read(path, folder)) is not None]
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} has no stamps with transparency; expected the folders of tuxpaint-stamps: install Debian's"
+            " package tuxpaint-stamps-default, or name their folder"
+        )
+    return found
+
+
+@cache
+def held_out_names() -> frozenset[str]:
+    """The 15 % that tests and figures are taken on, drawn once."""
+    return frozenset(Path(__file__).with_name("held_out.txt").read_text().split())
+
+
+def _read(path: Path, folder: Path) -> Cutout | None:
+    name = path.relative_to(folder).as_posix()
+    if "cartoon" in name or re.search(r"(mirror|flip)\.png$", name):
+        return None
+    class_name = next((kind for prefix, kind in _FOLDERS.items() if name.startswith(prefix)), None)
+    rgba = None if class_name is None else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if class_name is None or rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4:
+        return None
+    rgba = _cropped(np.asarray(cv2.cvtColor(rgba, cv2.COLOR_BGRA2RGBA), np.uint8))
+    if rgba is None:
+        return None
+    return Cutout(
+        name, CLASSES.index(class_name), _caption(path), _colour(rgba), rgba, name in held_out_names()
+    )
+
+
+def _cropped(rgba: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """The thing's box, made smaller if need be; None where little is to be seen."""
+    rows, columns = np.nonzero(rgba[..., 3] > 20)
+    if not len(rows):
+        return None
+    box = rgba[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    height, width = box.shape[:2]
+    if min(height, width) < _SMALLEST_SIDE or (box[..., 3] > 128).mean() < _LEAST_COVER:
+        return None
+    scale = min(1.0, _LONGEST_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(box, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _caption(path: Path) -> str:
+    beside = path.with_suffix(".txt")
+    text = beside.read_text(errors="replace").splitlines()[0] if beside.exists() else ""
+    first = re.split(r"[.!(,—]|resembles", text.lower())[0]
+    words = re.sub(r"[^a-z0-9 ]", " ", first).split() or re.findall("[a-z]+", path.stem.lower())
+    while words and words[0] in ("a", "an", "the", "some"):
+        words = words[1:]
+    return " ".join(words[:_WORDS])
+
+
+def _colour(rgba: NDArray[np.uint8]) -> str:
+    opaque = rgba[rgba[..., 3] > 128][:, :3].astype(np.float64)
+    mean = opaque.mean(0)
+    distance = {word: float(np.square(mean - rgb).sum()) for word, rgb in _COLOURS.items()}
+    return min(distance, key=distance.__getitem__)

@@ -208,8 +208,9 @@ def load_schedule(folder: Path, config: dict[str, Any]) -> Schedule:
         raise ValueError(
             f"scheduler_config.json names the class {name!r}, which is no scheduler of diffusers"
         )
-    scheduler: Any = found.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
-    if "FlowMatch" in found.__name__ or config.get("prediction_type") == "flow_prediction":
+    kind: Any = found
+    scheduler = kind.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    if "FlowMatch" in kind.__name__ or config.get("prediction_type") == "flow_prediction":
         return Flow(scheduler)
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(

@@ -1,0 +1,75 @@
+"""What jobs that train have in common: how a signal stops them, and what they say while they work."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from jobs.report import duration
+
+_LINE_EVERY_S = 15.0
+
+
+@contextmanager
+def stop_after_step(console: Console) -> Iterator[list[int]]:
+    """Signals so far, SIGINT or SIGTERM, which is to stop the training after the step in work; a second ends at once.
+
+    Raises:
+        KeyboardInterrupt: at the second signal.
+    """
+    asked: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        console.print(
+            f"{signal.Signals(number).name}: finishing the step and writing a checkpoint; again to stop at once",
+            soft_wrap=True,
+        )
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class TrainingProgress:
+    """A line every quarter of a minute: how far, the mean loss since the last line, how fast, how long still.
+
+    Args:
+        console: to print on.
+        what: is trained.
+        steps: in all.
+    """
+
+    def __init__(self, console: Console, what: str, steps: int) -> None:
+        self._console, self._what, self._steps = console, what, steps
+        self._first: int | None = None
+        self._started = self._last = time.monotonic()
+        self._losses: list[float] = []
+
+    def __call__(self, step: int, logged: dict[str, float]) -> None:
+        """Call with the steps done and what was logged of the last one."""
+        if self._first is None:
+            self._first = step - 1
+            if self._first:
+                self._console.print(f"{self._what}: going on from step {self._first:,}", highlight=False)
+        self._losses.append(logged["loss"])
+        now = time.monotonic()
+        if now - self._last < _LINE_EVERY_S and step < self._steps:
+            return
+        rate = (step - self._first) / max(now - self._started, 1e-9)
+        self._console.print(
+            f"{self._what}: {step:,}/{self._steps:,} steps  loss {sum(self._losses) / len(self._losses):.4f} "
+            f" {rate:.2f}/s  left {duration((self._steps - step) / rate)}",
+            highlight=False,
+        )
+        self._last, self._losses = now, []

@@ -1,0 +1,1 @@
+"""How networks are trained here: one loop, and a stage a network."""

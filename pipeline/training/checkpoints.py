@@ -1,0 +1,88 @@
+"""What a training run needs to go on, in one safetensors file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+_FACTS = "gatehouse"
+_PARAMETER, _AVERAGE, _STATE = "parameter.", "average.", "state."
+
+
+def write_checkpoint(
+    path: Path,
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    average: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write weights, their average, the optimizer's state and some facts."""
+    tensors = {f"{_PARAMETER}{name}": value.data for name, value in parameters.items()}
+    tensors |= {f"{_AVERAGE}{name}": value for name, value in average.items()}
+    for name, value in parameters.items():
+        tensors |= {f"{_STATE}{key}.{name}": kept for key, kept in optimizer.state[value].items()}
+    aside = path.with_suffix(".part")
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(contiguous, aside, metadata={_FACTS: json.dumps(dict(facts))})
+    os.replace(aside, path)
+
+
+def read_checkpoint(
+    path: Path,
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    average: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Bring everything back in place, and return the facts.
+
+    Raises:
+        ValueError: it was made with another identity, or for other parameters.
+    """
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        facts: dict[str, Any] = json.loads(file.metadata()[_FACTS])
+        _check_identity(path, facts["identity"], identity)
+        stored = list(file.keys())
+        _check_parameters(path, stored, parameters)
+        for name, value in parameters.items():
+            value.copy_(file.get_tensor(f"{_PARAMETER}{name}"))
+        for name, tensor in average.items():
+            tensor.copy_(file.get_tensor(f"{_AVERAGE}{name}"))
+        for entry in stored:
+            if entry.startswith(_STATE):
+                key, name = entry.removeprefix(_STATE).split(".", 1)
+                tensor, value = file.get_tensor(entry), parameters[name]
+                # In the weight's own layout, in which the optimizer made it, and on its device.
+                kept = torch.empty_like(value).copy_(tensor) if tensor.ndim else tensor.to(value.device)
+                optimizer.state[value][key] = kept
+    return facts
+
+
+def _check_identity(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)]
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"{path} was made with {key} {stored.get(key)}, the run asks for {wanted.get(key)}; give the same settings"
+            " to go on, or move it away to begin anew"
+        )
+
+
+def _check_parameters(path: Path, stored: list[str], parameters: Mapping[str, nn.Parameter]) -> None:
+    names = {name.removeprefix(_PARAMETER) for name in stored if name.startswith(_PARAMETER)}
+    if names != set(parameters):
+        odd = sorted(names ^ set(parameters))[0]
+        raise ValueError(
+            f"{path} holds {len(names)} parameters, this network has {len(parameters)}; {odd!r} is only in one of"
+            " them: it was made of another network, move it away to begin anew"
+        )

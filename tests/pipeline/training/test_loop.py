@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.training.loop import CHECKPOINT, LOG, Settings, Trainer, step_generator
+
+SETTINGS = Settings(steps=12, batch_size=4, learning_rate=0.05, warmup=3, checkpoint_every=5)
+
+
+class Line:
+    """Fits y = 2 x + 1, from points that the step's generator draws."""
+
+    name = "line"
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.layer = nn.Linear(1, 1)
+        self.shown: list[tuple[int, float]] = []
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return dict(self.layer.named_parameters())
+
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        x = torch.randn(8, 1, generator=generator)
+        return (self.layer(x) - 2 * x - 1).square().mean(), {"mean": x.mean().item()}
+
+    def show(self, folder: Path, step: int) -> None:
+        self.shown.append((step, self.layer.bias.item()))
+
+
+class Broken(Line):
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return super().loss(generator)[0] * float("nan"), {}
+
+
+def test_trains(tmp_path: Path) -> None:
+    settings = Settings(steps=300, batch_size=4, learning_rate=0.1, ema=0.9, warmup=5, checkpoint_every=300)
+    stage = Line()
+    assert Trainer(stage, settings, tmp_path).run()
+    assert stage.layer.weight.item() == pytest.approx(2, abs=0.02)
+    assert stage.layer.bias.item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("stop_at", [1, 5, 11])
+def test_a_run_that_went_on_is_an_undisturbed_one(tmp_path: Path, stop_at: int, optimizer: Any) -> None:
+    settings = replace(SETTINGS, optimizer=optimizer)
+    whole, parts = Line(), Line()
+    Trainer(whole, settings, tmp_path / "whole").run()
+    assert not Trainer(parts, settings, tmp_path / "parts").run(on_step=lambda step, _: step == stop_at)
+    again = Line()
+    assert Trainer(again, settings, tmp_path / "parts").run()
+    assert torch.equal(again.layer.weight, whole.layer.weight)
+    assert _checkpoint(tmp_path / "parts") == _checkpoint(tmp_path / "whole")
+    assert _steps(tmp_path / "parts") == _steps(tmp_path / "whole") == list(range(1, 13))
+
+
+def test_a_kill_loses_the_steps_since_the_checkpoint_only(tmp_path: Path) -> None:
+    """The log may be ahead of the checkpoint, and its last line cut."""
+
+    class Killed(Exception): ...
+
+    def kill(step: int, _: dict[str, float]) -> bool:
+        if step == 8:
+            raise Killed
+        return False
+
+    with pytest.raises(Killed):
+        Trainer(Line(), SETTINGS, tmp_path).run(on_step=kill)
+    with (tmp_path / LOG).open("a") as log:
+        log.write('{"step": 9, "sec')
+    trainer = Trainer(Line(), SETTINGS, tmp_path)
+    assert trainer.step == 5
+    trainer.run()
+    assert _steps(tmp_path) == list(range(1, 13))
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    Trainer(Line(), SETTINGS, tmp_path).run()
+    before = _checkpoint(tmp_path)
+    assert Trainer(Line(), SETTINGS, tmp_path).run()
+    assert _checkpoint(tmp_path) == before
+
+
+def test_stops_in_time(tmp_path: Path) -> None:
+    trainer = Trainer(Line(), SETTINGS, tmp_path)
+    assert not trainer.run(stop_after_s=0)
+    assert trainer.step == 1
+
+
+def test_the_average_is_the_networks_only_while_asked_for(tmp_path: Path) -> None:
+    stage = Line()
+    trainer = Trainer(stage, SETTINGS, tmp_path)
+    trainer.run()
+    trained = stage.layer.bias.item()
+    with trainer.averaged():
+        averaged = stage.layer.bias.item()
+    assert stage.layer.bias.item() == trained != averaged
+    assert stage.shown[-1] == (12, averaged)
+    assert [step for step, _ in stage.shown] == [5, 10, 12]
+
+
+def test_the_average_is_of_all_steps(tmp_path: Path) -> None:
+    """An exponential mean with a warm-up, computed here from the weights of every step."""
+    settings = Settings(steps=6, batch_size=4, learning_rate=0.05, ema=0.8, checkpoint_every=6)
+    stage = Line()
+    trainer = Trainer(stage, settings, tmp_path)
+    expected = stage.layer.bias.item()
+
+    def follow(step: int, _: dict[str, float]) -> bool:
+        nonlocal expected
+        keep = min(0.8, step / (step + 10))
+        expected = keep * expected + (1 - keep) * stage.layer.bias.item()
+        return False
+
+    trainer.run(on_step=follow)
+    with trainer.averaged():
+        assert stage.layer.bias.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_an_average_the_last_weights_are_the_result(tmp_path: Path) -> None:
+    settings = Settings(steps=2, batch_size=4, learning_rate=0.05, ema=None)
+    stage = Line()
+    trainer = Trainer(stage, settings, tmp_path)
+    trainer.run()
+    last = stage.layer.bias.item()
+    with trainer.averaged():
+        assert stage.layer.bias.item() == last
+
+
+def test_rate() -> None:
+    settings = Settings(steps=100, batch_size=1, learning_rate=1.0, warmup=10, decay=0.5)
+    assert [settings.rate(step) for step in (0, 4, 9, 49)] == pytest.approx([0.1, 0.5, 1, 1])
+    assert settings.rate(75) == pytest.approx(0.5)
+    assert settings.rate(99) == pytest.approx(0.02)
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    Trainer(Line(), SETTINGS, tmp_path).run(stop_after_s=0)
+    other = Settings(steps=12, batch_size=4, learning_rate=0.01, warmup=3)
+    with pytest.raises(
+        ValueError, match=r"made with learning_rate 0\.05, the run asks for 0\.01.*move it away"
+    ):
+        Trainer(Line(), other, tmp_path)
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    Trainer(Line(), SETTINGS, tmp_path).run(stop_after_s=0)
+    stage = Line()
+    stage.layer = nn.Linear(1, 1, bias=False)
+    with pytest.raises(ValueError, match=r"holds 2 parameters, this network has 1; 'bias' is only in one"):
+        Trainer(stage, SETTINGS, tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"line: the loss of step 0 is nan; lower learning_rate"):
+        Trainer(Broken(), SETTINGS, tmp_path).run()
+
+
+def test_steps_have_randomness_of_their_own() -> None:
+    draws = {
+        float(torch.randn((), generator=step_generator(seed, step))) for seed in (0, 1) for step in range(50)
+    }
+    assert len(draws) == 100
+
+
+def _checkpoint(folder: Path) -> dict[str, list[float]]:
+    from safetensors.torch import load_file
+
+    return {name: value.flatten().tolist() for name, value in load_file(folder / CHECKPOINT).items()}
+
+
+def _steps(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / LOG).read_text().splitlines()]

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from jobs import cli_embedded
+
 _USER_ERRORS = (ValueError, OSError)
 """What users can mend (a wrong spec or argument, a missing file, a missing right); all else is ours: a traceback."""
 
@@ -29,6 +31,7 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(cli_embedded.app, name="embedded")
 
 Store = Annotated[str, typer.Argument(help="Folder or URL of the store.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
@@ -99,6 +102,24 @@ def caption(
     from jobs.caption import run  # after the check, which must not wait for torch and Ray
 
     raise typer.Exit(run(checked, limit=limit, dry_run=dry_run, serial=serial))
+
+
+@app.command()
+def train_lora(
+    spec: Annotated[str, typer.Argument(help="Path or URL of the LoRA spec, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as in steps=500.")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """A few images in, two LoRA files out; the same command goes on after a crash."""
+    from schemas.lora import LoraSpec
+    from schemas.specfile import load
+
+    checked = load(spec, overrides or (), LoraSpec)
+    from jobs.train_lora import run  # after the check, which must not wait for torch
+
+    raise typer.Exit(run(checked, dry_run=dry_run))
 
 
 @app.command()

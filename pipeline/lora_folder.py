@@ -146,7 +146,7 @@ def check_work(spec: LoraSpec, work: Path, step: int) -> None:
 
 
 def about(spec: LoraSpec, manifest: LoraManifest, step: int) -> dict[str, Any]:
-    """What a file says of itself; nothing of the folders that it was written to."""
+    """What a file says of itself; nothing of where anything lay, since files are given to others."""
     return {
         "gatehouse": __version__,
         "fingerprint": manifest.fingerprint,
@@ -157,7 +157,9 @@ def about(spec: LoraSpec, manifest: LoraManifest, step: int) -> dict[str, Any]:
         "steps": spec.steps,
         "seed": spec.seed,
         "images": manifest.images,
-        "spec": spec.model_dump(exclude={"lora", "work"}),
+        "spec": spec.model_dump(
+            exclude={"lora": True, "work": True, "input": True, "backbone": {"source", "config"}}
+        ),
     }
 
 

@@ -69,7 +69,7 @@ def component(source: str, revision: str | None, *, subject: str) -> Path:
         ValueError: as `locate`; `subject` begins the message.
     """
     patterns = ["config.json", *checkpoint.TEXTS, *checkpoint.WEIGHTS]
-    folder = _folder(source, revision, subject, patterns)
+    folder = _folder(_shipped(source), revision, subject, patterns)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{subject} {source!r}: has no config.json, so it is no folder of a model")
     checkpoint.check_weights(folder, f"{subject} {source!r}")
@@ -88,9 +88,16 @@ def file(source: str, *, subject: str) -> Path:
         )
     if "://" in source:
         return _fetch(source, ["*.safetensors"], subject) / PurePosixPath(source).name
-    if not os.path.isfile(source):
+    path = _shipped(source)
+    if not os.path.isfile(path):
         raise ValueError(f"{subject} {source!r}: no such file")
-    return Path(source)
+    return Path(path)
+
+
+def _shipped(source: str) -> str:
+    """`embedded/NAME`, what ships beside the embedded backbone, as a path, unless a folder here has that name."""
+    path = Path(embedded.BACKBONE).parent / source.removeprefix("embedded/")
+    return str(path) if source.startswith("embedded/") and not os.path.exists(source) else source
 
 
 def _family(source: str, revision: str | None) -> type[Family]:

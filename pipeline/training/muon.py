@@ -6,7 +6,7 @@ Muon takes matrices only, and most weights here are convolutions; a convolution 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -45,25 +45,36 @@ class Muon(torch.optim.Optimizer):
         """One step, by the gradients that are there."""
         assert closure is None
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                if group["matrices"]:
-                    parameter.mul_(1 - group["lr"] * group["decay"])
-                    update = self._muon(parameter)
-                else:
-                    update = self._adam(parameter)
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["matrices"]:
+                torch._foreach_mul_(moved, 1 - group["lr"] * group["decay"])
+                updates = self._muon(moved)
+            else:
+                updates = [self._adam(parameter) for parameter in moved]
+            for parameter, update in zip(moved, updates, strict=True):
                 parameter.sub_(update, alpha=group["lr"])
 
-    def _muon(self, parameter: Tensor) -> Tensor:
+    def _muon(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Updates of matrices; those of one shape are computed together, which small ones gain much from."""
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for place, parameter in enumerate(parameters):
+            by_shape.setdefault((len(parameter), parameter[0].numel()), []).append(place)
+        updates: list[Tensor] = [parameter for parameter in parameters]
+        for shape, places in by_shape.items():
+            ahead = torch.stack([self._ahead(parameters[place]).reshape(shape) for place in places])
+            even = orthogonalised(ahead) * (_AS_ADAM * max(shape) ** 0.5)
+            for place, update in zip(places, even, strict=True):
+                updates[place] = update.reshape(parameters[place].shape)
+        return updates
+
+    def _ahead(self, parameter: Tensor) -> Tensor:
+        """The momentum as it will be after another such step (Nesterov's)."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-        ahead = gradient.lerp(state["momentum"], _MOMENTUM)  # Nesterov's
-        even = orthogonalised(ahead.reshape(len(ahead), -1))
-        return even.reshape(ahead.shape) * (_AS_ADAM * max(even.shape) ** 0.5)
+        momentum: Tensor = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
+        return gradient.lerp(momentum, _MOMENTUM)
 
     def _adam(self, parameter: Tensor) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
@@ -85,13 +96,13 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith("_embedding.weight")
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix [m, n] with the same singular vectors, and singular values between about 0.7 and 1.2."""
-    wide = len(matrix) <= matrix.shape[1]
-    x = (matrix if wide else matrix.T).to(torch.bfloat16)
-    x = x / (x.norm() + 1e-7)
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Matrices [..., m, n] with the same singular vectors, and singular values between about 0.7 and 1.2."""
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = (matrices if wide else matrices.mT).to(torch.bfloat16)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return (x if wide else x.T).to(matrix.dtype)
+    return (x if wide else x.mT).to(matrices.dtype)

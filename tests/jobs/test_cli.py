@@ -55,11 +55,13 @@ def spec(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(
-    "command", ["extract", "caption", "presets", "taps", "shard", "inspect", "verify", "gc"]
-)
+COMMANDS = ["extract", "caption", "train-lora", "presets", "taps", "shard", "inspect", "verify", "gc"]
+EMBEDDED = ["embedded scenes", "embedded train", "embedded evaluate"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *EMBEDDED])
 def test_every_command_has_help(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"], prog_name="gatehouse")
+    result = CliRunner().invoke(app, [*command.split(), "--help"], prog_name="gatehouse")
     assert result.exit_code == 0
     assert f"gatehouse {command}" in result.output
 
@@ -71,7 +73,7 @@ def test_help_and_a_wrong_spec_load_neither_torch_nor_ray(tmp_path: Path) -> Non
         "finally:\n    print(sorted({'torch', 'ray', 'zarr', 'diffusers'} & set(sys.modules)))"
     )
     spec = str(tmp_path / "none.yaml")
-    for arguments in (["--help"], ["extract", spec], ["caption", spec], ["presets"]):
+    for arguments in (["--help"], ["extract", spec], ["caption", spec], ["train-lora", spec], ["presets"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
         )
@@ -104,6 +106,43 @@ def test_extract_hands_over_everything(monkeypatch: pytest.MonkeyPatch, spec: st
         "retry_failed": True,
         "retry_reasons": ("io", "x"),
         "serial": True,
+    }
+
+
+def test_embedded_hands_over_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[Any, ...]] = []
+    job = ModuleType("jobs.embedded")
+
+    def make_scenes(out: str, **options: Any) -> int:
+        called.append((out, options))
+        return 0
+
+    def train_stage(stage: str, work: str, **options: Any) -> int:
+        called.append((stage, work, options))
+        return 5
+
+    vars(job).update(make_scenes=make_scenes, train_stage=train_stage)
+    monkeypatch.setitem(sys.modules, "jobs.embedded", job)
+    evaluate = put(monkeypatch, "evaluate_embedded", 0)
+    scenes = ["scenes", "--out", "o", "--stamps", "s", "--seen", "3", "--held-out", "2", "--per-shard", "1"]
+    runner = CliRunner()
+    assert runner.invoke(app, ["embedded", *scenes]).exit_code == 0
+    assert runner.invoke(app, ["embedded", "train", "vae", "--work", "w", "--minutes", "9"]).exit_code == 5
+    options = ["--shards", "x", "--out", "o", "--loras", "l", "--only", "a", "--only", "b", "--quick"]
+    assert runner.invoke(app, ["embedded", "evaluate", *options]).exit_code == 0
+    assert called == [
+        ("o", {"stamps": "s", "seen": 3, "held_out": 2, "per_shard": 1}),
+        ("vae", "w", {"minutes": 9.0}),
+    ]
+    assert evaluate.options == {
+        "backbone": "embedded",
+        "controlnet": None,
+        "loras": "l",
+        "shards": "x",
+        "elsewhere": None,
+        "out": "o",
+        "only": ["a", "b"],
+        "quick": True,
     }
 
 

@@ -123,7 +123,8 @@ def test_two_files_for_the_lora_technique(undisturbed: LoraSpec) -> None:
         assert (about["rank"], about["alpha"], about["step"], about["steps"]) == (4, 2.0, step, STEPS)
         assert len(about["images"]) == 5 and len(about["fingerprint"]) == 64
         assert "unet/diffusion_pytorch_model.safetensors" in about["backbone"]
-        assert about["spec"]["learning_rate"] == 1e-3 and not {"lora", "work"} & about["spec"].keys()
+        assert about["spec"]["learning_rate"] == 1e-3 and not {"lora", "work", "input"} & about["spec"].keys()
+        assert str(Path(undisturbed.lora).parent) not in str(about)  # files are given to others
     log = [json.loads(line) for line in Path(undisturbed.lora, "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == list(range(1, STEPS + 1))
 

@@ -287,6 +287,23 @@ def test_a_file(tmp_path: Path, cache: Path, web: str) -> None:
         assert fetched.name == "lora.safetensors" and sources.file(url, subject="lora") == fetched
 
 
+def test_what_ships_beside_the_embedded_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`embedded/NAME` is in the package, unless a folder here has that name; a name that does not ship is named."""
+    monkeypatch.setattr(embedded, "BACKBONE", str(tmp_path / "backbone"))
+    weights = tmp_path / "loras" / "a.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    assert sources.file("embedded/loras/a.safetensors", subject="lora") == weights
+    with pytest.raises(ValueError, match=r"lora 'embedded/loras/b\.safetensors': no such file"):
+        sources.file("embedded/loras/b.safetensors", subject="lora")
+    (tmp_path / "embedded").mkdir()
+    (tmp_path / "embedded" / "own.safetensors").write_bytes(b"own")
+    monkeypatch.chdir(tmp_path)
+    assert sources.file("embedded/own.safetensors", subject="lora").read_bytes() == b"own"
+
+
 def test_no_such_file(cache: Path) -> None:
     with pytest.raises(ValueError, match=r"lora 'a\.pt': weights are read from \.safetensors files only"):
         sources.file("a.pt", subject="lora")

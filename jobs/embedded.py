@@ -91,6 +91,7 @@ def train_stage(stage: str, work: str, *, minutes: float | None = None, recipe: 
         console.print(str(error), soft_wrap=True)
         return FAILED
     except KeyboardInterrupt:
+        console.print(f"{stage}: stopped; the same command goes on from its last checkpoint")
         return STOPPED
     console.print(f"{stage}: {'done' if done else 'stopped; the same command goes on from here'}")
     console.print(f"checkpoint, log, pictures: {folder}; {draw_curve(folder)}", soft_wrap=True)

@@ -58,7 +58,7 @@ def run(spec: LoraSpec, *, dry_run: bool = False) -> int:
     check_trainable(configs, spec.image_size)
     spec = _with_rank(spec, configs)
     shards = list_shards(spec.input)
-    device = devices.choose(spec.device)
+    device = devices.choose(spec.device, "device")
     drawn = draw_images(spec, shards)
     _warn_of_images(spec, drawn)
     folder = sources.locate(spec.backbone)
@@ -72,7 +72,7 @@ def run(spec: LoraSpec, *, dry_run: bool = False) -> int:
     if dry_run:
         _show_plan(console, spec, folder, drawn, device)
         return DONE
-    storage.check_writable(spec.lora)
+    storage.check_writable(spec.lora, "lora")
     for place in (spec.lora, spec.work_folder):
         lora_folder.claim(place, manifest)
     return _run(console, spec, folder, drawn, manifest, device)

@@ -12,8 +12,8 @@ import torch
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def choose(wanted: str) -> str:
-    """`cpu` or `cuda` for this process; `auto` takes a GPU where there is one.
+def choose(wanted: str, key: str = "cluster.device") -> str:
+    """`cpu` or `cuda` for this process; `auto` takes a GPU where there is one. `key` is where the spec says it.
 
     Raises:
         ValueError: `cuda` where this process has no GPU.
@@ -22,7 +22,7 @@ def choose(wanted: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"cluster.device is cuda, but torch {torch.__version__} sees no GPU in this process; use cpu or auto"
+            f"{key} is cuda, but torch {torch.__version__} sees no GPU in this process; use cpu or auto"
         )
     return wanted
 

@@ -81,7 +81,7 @@ def reduced(labels: Tensor, side: int) -> Tensor:
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Cells by (true class, predicted class), int64 [classes, classes], from two integer tensors of one shape."""
-    pairs = labels.flatten() * classes + predicted.flatten()
+    pairs = labels.flatten().long() * classes + predicted.flatten().long()
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -113,11 +113,13 @@ def _fitted(
 ) -> tuple[Tensor, Tensor]:
     """Weight [classes, C] and bias [classes] for a table [cells, C]."""
     channels = table.shape[1]
-    weight = torch.empty(len(class_weights), channels)
-    weight.uniform_(-(channels**-0.5), channels**-0.5, generator=generator).requires_grad_()
-    bias = torch.zeros(len(class_weights), requires_grad=True)
-    optimizer = torch.optim.AdamW([weight, bias], lr=how.learning_rate, weight_decay=how.weight_decay)
+    # Features may come from inference mode, whose tensors take no part in a gradient.
     with torch.inference_mode(False), torch.enable_grad():
+        table, truth, class_weights = table.clone(), truth.clone(), class_weights.clone()
+        weight = torch.empty(len(class_weights), channels)
+        weight.uniform_(-(channels**-0.5), channels**-0.5, generator=generator).requires_grad_()
+        bias = torch.zeros(len(class_weights), requires_grad=True)
+        optimizer = torch.optim.AdamW([weight, bias], lr=how.learning_rate, weight_decay=how.weight_decay)
         for _ in range(how.steps):
             drawn = torch.randint(len(table), (how.batch,), generator=generator)
             # Classes before cells: softmax over the last, short axis is ten times as slow.

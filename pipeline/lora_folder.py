@@ -145,6 +145,10 @@ def check_work(spec: LoraSpec, work: Path, step: int) -> None:
         )
 
 
+_OF_A_RUN = ("lora", "work", "input", "samples", "device", "checkpoint_every")
+"""Keys of a spec that say where and how a run went, not what came out."""
+
+
 def about(spec: LoraSpec, manifest: LoraManifest, step: int) -> dict[str, Any]:
     """What a file says of itself; nothing of where anything lay, since files are given to others."""
     return {
@@ -157,9 +161,7 @@ def about(spec: LoraSpec, manifest: LoraManifest, step: int) -> dict[str, Any]:
         "steps": spec.steps,
         "seed": spec.seed,
         "images": manifest.images,
-        "spec": spec.model_dump(
-            exclude={"lora": True, "work": True, "input": True, "backbone": {"source", "config"}}
-        ),
+        "spec": spec.model_dump(exclude=dict.fromkeys(_OF_A_RUN, True) | {"backbone": {"source", "config"}}),
     }
 
 

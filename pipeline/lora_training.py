@@ -117,6 +117,7 @@ class LoraStage:
     """
 
     name = "lora"
+    made_of = ""  # lora.json in the same folder says it
 
     def __init__(
         self,

@@ -123,7 +123,7 @@ def names(fs: AbstractFileSystem, folder: str) -> list[str]:
     return sorted(name for name in files if name)  # some servers list a folder's own, nameless object
 
 
-def check_writable(url: str) -> None:
+def check_writable(url: str, what: str = "store") -> None:
     """Try every right that a job needs on its store, and that create-only writes are really exclusive.
 
     Raises:
@@ -145,13 +145,13 @@ def check_writable(url: str) -> None:
         with suppress(OSError):
             fs.rm_file(probe)
         raise StorageError(
-            f"store {url}: cannot {step} objects there ({error}); the job needs the rights to create, read, list"
+            f"{what} {url}: cannot {step} objects there ({error}); the job needs the rights to create, read, list"
             " and delete"
         ) from error
     if again or held != b"probe":
         raise StorageError(
-            f"store {url}: a second create of one object was not refused, so this object store ignores"
-            " If-None-Match and cannot hold a feature store safely"
+            f"{what} {url}: a second create of one object was not refused, so this object store ignores"
+            f" If-None-Match and cannot hold a {what} safely"
         )
 
 

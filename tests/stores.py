@@ -11,16 +11,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import checkpoint, embedded
 from schemas.layout import block_path, marker_name
 from schemas.receipts import Marker
 from schemas.spec import ExtractSpec
 from tests.tars import jpeg, make_tar
 
 TAPS = ["up-level0-upsampler-out", "up-level1-upsampler-out"]
+CHANNELS: list[int] = checkpoint.config(Path(embedded.BACKBONE), "unet")["block_out_channels"][:-3:-1]
+"""Of these taps; their maps are 2 x 2 and 4 x 4."""
+_ROW = 2 * 2 * (4 * CHANNELS[0] + 16 * CHANNELS[1])
+"""Bytes: two groups, in float16."""
 
 
 def spec_of(store: Path, shards: list[str]) -> ExtractSpec:
-    """Two groups of two taps, 10,240 bytes a row, in blocks of up to four rows."""
+    """Two groups of two taps, in blocks of up to four rows."""
     document = {
         "version": 1,
         "store": str(store),
@@ -31,7 +36,7 @@ def spec_of(store: Path, shards: list[str]) -> ExtractSpec:
             {"name": "plain", "prompt": "a photo", "t": 50, "taps": TAPS},
             {"name": "caption", "prompt": "{caption}", "t": 50, "taps": TAPS},
         ],
-        "output": {"block_bytes": 4 * 10240},
+        "output": {"block_bytes": 4 * _ROW},
         "cluster": {"device": "cpu"},
         "max_bad_fraction": 0.5,
     }

@@ -19,6 +19,7 @@ from pipeline.embedded_figures.figure import Figure, Goal
 from pipeline.embedded_figures.pipelines import generate
 from pipeline.embedded_figures.scenes import Scene
 from pipeline.embedded_figures.statistics import interval, paired
+from pipeline.techniques.controlnet import canny_edges
 
 LOW, HIGH = 100, 200
 _LEAST_EDGES = 64
@@ -43,7 +44,7 @@ class Followed:
 
 def edges(pictures: NDArray[np.uint8]) -> Edges:
     """Canny edges [n, H, W] of RGB pictures [n, H, W, 3]."""
-    return np.stack([cv2.Canny(np.ascontiguousarray(one), LOW, HIGH) > 0 for one in pictures])
+    return canny_edges(pictures.transpose(0, 3, 1, 2), LOW, HIGH) > 0
 
 
 def f1(found: Edges, wanted: Edges) -> NDArray[np.float64]:

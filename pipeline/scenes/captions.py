@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from numpy.random import Generator
 
-from pipeline.scenes.cutouts import CLASSES, Cutout
+from pipeline.scenes.cutouts import CLASSES, COLOURS, Cutout
 
 Quality = Literal["plain", "sharp", "blurry", "noisy"]
 
@@ -33,9 +33,10 @@ def thing_words(
         rng: decides what is left out.
     """
     words = []
+    own = set(cutout.caption.split())
     if rng.random() < 0.5:
         words.append("large" if max(width, height) > 0.65 * size else "small")
-    if rng.random() < 0.5 and cutout.colour not in cutout.caption.split():
+    if rng.random() < 0.5 and not own & COLOURS.keys():
         words.append(cutout.colour)
     named, classed = rng.random() < 0.6, rng.random() < 0.8
     class_name = CLASSES[cutout.class_id]

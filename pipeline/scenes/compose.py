@@ -12,7 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from pipeline.scenes.captions import Quality, caption, thing_words
-from pipeline.scenes.cutouts import CLASSES, Cutout
+from pipeline.scenes.cutouts import CLASSES, Cutout, resized
 from pipeline.scenes.grounds import GROUNDS, Pixels, ground
 
 _THINGS: Final = (0.65, 0.28, 0.07)
@@ -20,6 +20,10 @@ _THINGS: Final = (0.65, 0.28, 0.07)
 _QUALITIES: Final[dict[Quality, float]] = {"plain": 0.4, "sharp": 0.3, "blurry": 0.18, "noisy": 0.12}
 _OUTSIDE: Final = 0.12
 """Share of a thing's side that may lie beyond the scene's edge."""
+_LEAST_SEEN: Final = 0.25
+"""Share of a thing; where less would be seen of one, all are drawn anew, since the caption names them."""
+_SOLID: Final = 127.5
+"""Opacity from which a pixel is the thing's, of 255."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +66,43 @@ class Scene:
 def compose(cutouts: Sequence[Cutout], size: int, rng: Generator) -> Scene:
     """A scene of some of `cutouts`, [size, size] pixels. The generator alone decides what it shows."""
     ground_name = GROUNDS[rng.integers(len(GROUNDS))]
-    pixels = ground(ground_name, size, rng)
-    classes, instances = (np.zeros((size, size), np.uint8) for _ in range(2))
+    backdrop = ground(ground_name, size, rng)
     count = 1 + int(rng.choice(len(_THINGS), p=_THINGS))
-    things, said = [], []
-    for place in range(count):
-        cutout = _draw(cutouts, rng)
-        thing, rgba = _put(cutout, size, count, rng)
-        solid = _paste(pixels, rgba, thing.box)
-        classes[solid], instances[solid] = cutout.class_id, place + 1
-        x, _, width, height = thing.box
-        things.append(thing)
-        said.append(thing_words(cutout, width, height, x + width / 2, size, rng))
-    quality: Quality = rng.choice(list(_QUALITIES), p=list(_QUALITIES.values()))
+    while True:
+        placed = [_put(_draw(cutouts, rng), size, count, rng) for _ in range(count)]
+        pixels, instances = _laid(backdrop, placed)
+        if all(_seen(instances, place, rgba) >= _LEAST_SEEN for place, (_, rgba) in enumerate(placed)):
+            break
+    things = tuple(thing for thing, _ in placed)
+    class_of = np.array([0, *(thing.cutout.class_id for thing in things)], np.uint8)
+    said = [
+        thing_words(thing.cutout, width, height, x + width / 2, size, rng)
+        for thing in things
+        for x, _, width, height in [thing.box]
+    ]
+    quality: Quality = rng.choice(list(_QUALITIES), p=list(_QUALITIES.values())).item()
     return Scene(
         np.clip(np.rint(_developed(pixels, quality, rng)), 0, 255).astype(np.uint8),
-        classes,
+        class_of[instances],
         instances,
         caption(said, ground_name, quality),
         ground_name,
-        str(quality),  # type: ignore[arg-type]  # NumPy's str
-        tuple(things),
+        quality,
+        things,
     )
+
+
+def _laid(backdrop: Pixels, placed: Sequence[tuple[Thing, Pixels]]) -> tuple[Pixels, NDArray[np.uint8]]:
+    """Things over a ground, later ones over earlier ones; and 1 + the place of what is seen, [size, size]."""
+    pixels, instances = backdrop.copy(), np.zeros(backdrop.shape[:2], np.uint8)
+    for place, (thing, rgba) in enumerate(placed):
+        instances[_paste(pixels, rgba, thing.box)] = place + 1
+    return pixels, instances
+
+
+def _seen(instances: NDArray[np.uint8], place: int, rgba: Pixels) -> float:
+    """Share of a thing that neither others cover nor the edge cuts off."""
+    return float((instances == place + 1).sum() / (rgba[..., 3] > _SOLID).sum())
 
 
 def _draw(cutouts: Sequence[Cutout], rng: Generator) -> Cutout:
@@ -98,7 +117,7 @@ def _put(cutout: Cutout, size: int, count: int, rng: Generator) -> tuple[Thing, 
     longest = size * rng.uniform(0.5, 0.95) * (1.0 if count == 1 else 0.72)
     scale = longest / max(cutout.rgba.shape[:2])
     height, width = (max(8, round(side * scale)) for side in cutout.rgba.shape[:2])
-    rgba = _scaled(cutout.rgba.astype(np.float32), width, height)
+    rgba = resized(cutout.rgba.astype(np.float32), width, height)
     flipped = bool(rng.random() < 0.5)
     if flipped:
         rgba = rgba[:, ::-1].copy()
@@ -108,17 +127,6 @@ def _put(cutout: Cutout, size: int, count: int, rng: Generator) -> tuple[Thing, 
         for side in (width, height)
     )
     return Thing(cutout, (x, y, width, height), flipped), np.clip(rgba, 0, 255)
-
-
-def _scaled(rgba: Pixels, width: int, height: int) -> Pixels:
-    """Resized with colours weighted by opacity, so that what lies under transparency leaves no fringe."""
-    alpha = rgba[..., 3:] / 255
-    smaller = width < rgba.shape[1]
-    weighted = np.concatenate([rgba[..., :3] * alpha, rgba[..., 3:]], axis=2)
-    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    resized = np.asarray(cv2.resize(weighted, (width, height), interpolation=way), np.float32)
-    resized[..., :3] /= np.maximum(resized[..., 3:] / 255, 1e-3)
-    return resized
 
 
 def _paste(pixels: Pixels, rgba: Pixels, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
@@ -131,7 +139,7 @@ def _paste(pixels: Pixels, rgba: Pixels, box: tuple[int, int, int, int]) -> NDAr
     here = (slice(top, bottom), slice(left, right))
     pixels[here] = pixels[here] * (1 - alpha) + part[..., :3] * alpha
     solid = np.zeros((size, size), np.bool_)
-    solid[here] = alpha[..., 0] > 0.5
+    solid[here] = part[..., 3] > _SOLID
     return solid
 
 

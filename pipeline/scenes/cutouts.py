@@ -62,7 +62,40 @@ _FOLDERS: Final = {
 }
 """The first folder that a cut-out's path begins with gives its class."""
 
-_COLOURS: Final = {
+_CAPTIONS: Final = {
+    "animals/fish/bluegroper.png": "blue groper",
+    "animals/fish/lionfish.png": "lionfish",
+    "animals/mammals/bovines/gnu-baby-stand.png": "baby gnu",
+    "animals/mammals/bovines/gnu-baby.png": "baby gnu",
+    "food/pizza.png": "pizza slice",
+    "food/vegetables/broccoli.png": "broccoli",
+    "food/vegetables/lettuce.png": "lettuce",
+    "food/vegetables/pumpkin_small.png": "pumpkin",
+    "food/vegetables/redlettuce.png": "red lettuce",
+    "food/vegetables/tomato.png": "tomato",
+    "household/dishes/pitcher_small.png": "pitcher",
+    "household/toilet.png": "toilet",
+    "household/tools/mallet_metal.png": "metal mallet",
+    "household/tools/wrench_plumbers.png": "pipe wrench",
+    "military/vehicles/bradley.png": "armoured vehicle",
+    "military/vehicles/f22_raptor.png": "jet fighter",
+    "military/vehicles/infantry-stryker.png": "armoured carrier",
+    "military/vehicles/ww2_german_gun.png": "assault gun",
+    "plants/eggplant.png": "eggplant",
+    "plants/flowers/flower9.png": "dewy flower",
+    "plants/flowers/plastic/chuvanna_plastic_poo.png": "plastic flower",
+    "plants/mushrooms/cep-2.png": "cep mushroom",
+    "plants/trees/holly_leaves.png": "holly",
+    "space/apollo_lander.png": "lunar lander",
+    "space/moon/moon_3qt.png": "moon",
+    "space/moon/moon_crescent.png": "crescent moon",
+    "space/spacewalk.png": "astronaut",
+    "space/voyager2.png": "space probe",
+    "vehicles/emergency/sedan_police.png": "police car",
+}
+"""Where the first sentence beside a stamp does not say what it is."""
+
+COLOURS: Final = {
     "white": (235, 235, 235),
     "grey": (130, 130, 130),
     "black": (35, 35, 35),
@@ -134,7 +167,7 @@ def _read(path: Path, folder: Path) -> Cutout | None:
     if rgba is None:
         return None
     return Cutout(
-        name, CLASSES.index(class_name), _caption(path), _colour(rgba), rgba, name in held_out_names()
+        name, CLASSES.index(class_name), _caption(path, name), _colour(rgba), rgba, name in held_out_names()
     )
 
 
@@ -148,13 +181,25 @@ def _cropped(rgba: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     if min(height, width) < _SMALLEST_SIDE or (box[..., 3] > 128).mean() < _LEAST_COVER:
         return None
     scale = min(1.0, _LONGEST_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(box, size, interpolation=cv2.INTER_AREA), np.uint8)
+    smaller = resized(box.astype(np.float32), max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.clip(np.rint(smaller), 0, 255).astype(np.uint8)
 
 
-def _caption(path: Path) -> str:
+def resized(rgba: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    """Colours weighted by opacity, so that what lies under transparency leaves no fringe; [height, width, 4]."""
+    weighted = np.concatenate([rgba[..., :3] * (rgba[..., 3:] / 255), rgba[..., 3:]], axis=2)
+    way = cv2.INTER_AREA if width < rgba.shape[1] else cv2.INTER_LINEAR
+    found = np.asarray(cv2.resize(weighted, (width, height), interpolation=way), np.float32)
+    found[..., :3] /= np.maximum(found[..., 3:] / 255, 1e-3)
+    return found
+
+
+def _caption(path: Path, name: str) -> str:
+    if name in _CAPTIONS:
+        return _CAPTIONS[name]
     beside = path.with_suffix(".txt")
-    text = beside.read_text(errors="replace").splitlines()[0] if beside.exists() else ""
+    text = beside.read_text(encoding="utf-8", errors="replace") if beside.exists() else ""
+    text = text.partition("\n")[0]
     first = re.split(r"[.!(,—]|resembles", text.lower())[0]
     words = re.sub(r"[^a-z0-9 ]", " ", first).split() or re.findall("[a-z]+", path.stem.lower())
     while words and words[0] in ("a", "an", "the", "some"):
@@ -165,5 +210,5 @@ def _caption(path: Path) -> str:
 def _colour(rgba: NDArray[np.uint8]) -> str:
     opaque = rgba[rgba[..., 3] > 128][:, :3].astype(np.float64)
     mean = opaque.mean(0)
-    distance = {word: float(np.square(mean - rgb).sum()) for word, rgb in _COLOURS.items()}
+    distance = {word: float(np.square(mean - rgb).sum()) for word, rgb in COLOURS.items()}
     return min(distance, key=distance.__getitem__)

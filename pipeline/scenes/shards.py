@@ -50,13 +50,14 @@ def write_scenes(
 
     Raises:
         FileNotFoundError: no stamps.
-        ValueError: none of them are of the split.
+        ValueError: none of them are of the split, or `out` holds shards of another division.
     """
     pool = [cutout for cutout in find_cutouts(stamps) if cutout.held_out == (split == "held-out")]
     if not pool:
         raise ValueError(f"{stamps} has no stamps that are {split}; expected those of tuxpaint-stamps")
     out.mkdir(parents=True, exist_ok=True)
     starts = range(first, first + count, per_shard)
+    _check_others(out, split, {_name(split, start) for start in starts})
     work = partial(_write_shard, out, split, pool, size)
     ends = [min(start + per_shard, first + count) for start in starts]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
@@ -86,12 +87,26 @@ def sample(scene: Scene, key: str) -> dict[str, Any]:
 
 
 def _write_shard(out: Path, split: Split, cutouts: Sequence[Cutout], size: int, start: int, end: int) -> Path:
-    path = out / f"{split}-{start:06d}.tar"
+    path = out / _name(split, start)
     partial_path = path.with_suffix(".part")
     with TarWriter(str(partial_path), mtime=0, encoder=False) as writer:
         for number in range(start, end):
             writer.write(sample(scene(number, split, cutouts, size), f"{split}-{number:06d}"))
     return partial_path.replace(path)
+
+
+def _name(split: Split, start: int) -> str:
+    return f"{split}-{start:06d}.tar"
+
+
+def _check_others(out: Path, split: Split, names: set[str]) -> None:
+    """Shards of another division would hold the same scenes again."""
+    others = sorted(path.name for path in out.glob(f"{split}-*.tar") if path.name not in names)
+    if others:
+        raise ValueError(
+            f"{out} holds {others[0]}, which is not among the {len(names)} shards to be written; remove it, or write to"
+            " another folder"
+        )
 
 
 def _encoded(pixels: NDArray[np.uint8], **options: Any) -> bytes:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import checkpoint, sources
@@ -112,14 +113,17 @@ def add_residuals(network: Any, inputs: dict[str, Any], image: Tensor, scale: fl
     }
 
 
+def canny_edges(pixels: NDArray[np.uint8], low: int, high: int) -> NDArray[np.uint8]:
+    """Edges [n, H, W], 0 or 255, of RGB pictures [n, 3, H, W]; what ControlNets are trained on as well."""
+    return np.stack([cv2.Canny(np.ascontiguousarray(one.transpose(1, 2, 0)), low, high) for one in pixels])
+
+
 def canny(pictures: Pictures, low: int, high: int) -> Tensor:
     """Edges of pictures by OpenCV's Canny, float32 [B, 3, H, W] in {0, 1}, three equal channels.
 
     The line where a picture meets padding is no edge of the picture, and left out.
     """
-    edges = np.stack(
-        [cv2.Canny(np.ascontiguousarray(one.transpose(1, 2, 0)), low, high) for one in pictures.pixels]
-    )
+    edges = canny_edges(pictures.pixels, low, high)
     for one, (top, left, height, width) in zip(edges, pictures.boxes, strict=True):
         for lines, start, length in ((one, top, height), (one.T, left, width)):
             if start > 0:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from fsspec.implementations.local import LocalFileSystem
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from pipeline import storage
 
 _FACTS = "gatehouse"
 _PARAMETER, _AVERAGE, _STATE = "parameter.", "average.", "state."
@@ -30,10 +32,9 @@ def write_checkpoint(
     tensors |= {f"{_AVERAGE}{name}": value for name, value in average.items()}
     for name, value in parameters.items():
         tensors |= {f"{_STATE}{key}.{name}": kept for key, kept in optimizer.state[value].items()}
-    aside = path.with_suffix(".part")
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(contiguous, aside, metadata={_FACTS: json.dumps(dict(facts))})
-    os.replace(aside, path)
+    data = save(contiguous, metadata={_FACTS: json.dumps(dict(facts))})
+    storage.put(LocalFileSystem(), str(path.absolute()), data)
 
 
 def read_checkpoint(
@@ -47,13 +48,21 @@ def read_checkpoint(
     """Bring everything back in place, and return the facts.
 
     Raises:
-        ValueError: it was made with another identity, or for other parameters.
+        ValueError: it was made with another identity, for other parameters, or is no checkpoint.
     """
-    with safe_open(path, framework="pt") as file, torch.no_grad():
-        facts: dict[str, Any] = json.loads(file.metadata()[_FACTS])
-        _check_identity(path, facts["identity"], identity)
+    try:
+        opened = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({error}); move it away to begin anew"
+        ) from error
+    with opened as file, torch.no_grad():
+        facts: dict[str, Any] = json.loads((file.metadata() or {}).get(_FACTS, "{}"))
+        _check_identity(path, facts.get("identity", {}), identity)
         stored = list(file.keys())
         _check_parameters(path, stored, parameters)
+        for entry in stored:
+            _check_shape(path, entry, file.get_slice(entry).get_shape(), parameters)
         for name, value in parameters.items():
             value.copy_(file.get_tensor(f"{_PARAMETER}{name}"))
         for name, tensor in average.items():
@@ -85,4 +94,16 @@ def _check_parameters(path: Path, stored: list[str], parameters: Mapping[str, nn
         raise ValueError(
             f"{path} holds {len(names)} parameters, this network has {len(parameters)}; {odd!r} is only in one of"
             " them: it was made of another network, move it away to begin anew"
+        )
+
+
+def _check_shape(path: Path, entry: str, shape: list[int], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Copying alone would spread a smaller tensor over a larger one without a word."""
+    rest = entry.partition(".")[2]
+    name = rest.partition(".")[2] if entry.startswith(_STATE) else rest
+    expected = list(parameters[name].shape)
+    if shape != expected and not (entry.startswith(_STATE) and not shape):
+        raise ValueError(
+            f"{path}: {entry!r} has the shape {shape}, this network's has {expected}; it was made of another network,"
+            " move it away to begin anew"
         )

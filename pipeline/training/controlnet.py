@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
-import numpy as np
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.techniques.controlnet import canny_edges
+from pipeline.training.digest import digest
 from pipeline.training.generate import generate
 from pipeline.training.images import Images
 from pipeline.training.latents import Latents
@@ -68,6 +68,8 @@ class ControlNetStage:
         ).requires_grad_(True)
         for network in (self._unet, self.controlnet):
             network.set_attn_processor(AttnProcessor())  # faster in training, see `unet`
+        unet = [weight for _, weight in sorted(self._unet.state_dict().items())]
+        self.made_of = digest(images.digest, latents.mean, *unet, _EMBEDDING, _DROPPED, _EDGES)
         config = dict(pipeline.scheduler.config)
         self._noising = DDPMScheduler.from_config(config, clip_sample=False)
 
@@ -124,10 +126,7 @@ class ControlNetStage:
 
 def edges(pixels: Tensor) -> Tensor:
     """Canny edges, uint8 [n, H, W] of 0 and 255, of images uint8 [n, 3, H, W]."""
-    found: Sequence[Any] = [
-        cv2.Canny(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), *_EDGES) for image in pixels
-    ]
-    return torch.from_numpy(np.stack(found))
+    return torch.from_numpy(canny_edges(pixels.numpy(), *_EDGES))
 
 
 def as_control(found: Tensor) -> Tensor:

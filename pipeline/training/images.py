@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from pipeline.bad import BadSample
 from pipeline.decode import decode
 from pipeline.shards import list_shards, read_shard
+from pipeline.training.digest import digest
 from schemas.spec import Input
 
 
@@ -22,6 +24,11 @@ class Images:
     pixels: Tensor
     """uint8 [n, 3, H, W], RGB."""
     captions: list[str]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all of it."""
+        return digest(self.pixels, self.captions)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -40,6 +47,8 @@ def read_images(shards: str, size: int, limit: int | None = None) -> Images:
         captions.append(caption)
         if len(captions) == limit:
             break
+    if not captions:
+        raise ValueError(f"{shards!r} holds no samples to train on; give shards of captioned images")
     return Images(torch.from_numpy(np.stack(pixels)), captions)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from fsspec.implementations.local import LocalFileSystem
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from pipeline import storage
 from pipeline.training.images import Images, as_input
 from pipeline.training.precision import autocast
 
@@ -42,7 +44,6 @@ def encode(vae: AutoencoderKL, images: Images, cache: Path, batch_size: int = 64
         means.append(posterior.mean.to(torch.float16).cpu())
         stds.append(posterior.std.to(torch.float16).cpu())
     latents = Latents(torch.cat(means), torch.cat(stds))
-    aside = cache.with_suffix(".part")
-    save_file({"mean": latents.mean.contiguous(), "std": latents.std.contiguous()}, aside)
-    aside.rename(cache)
+    data = save({"mean": latents.mean.contiguous(), "std": latents.std.contiguous()})
+    storage.put(LocalFileSystem(), str(cache.absolute()), data)
     return latents

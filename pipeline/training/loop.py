@@ -1,7 +1,8 @@
-"""One training loop for every network: resumable at any step, the same result from the same seed on one device model.
+"""One training loop for every network, resumable at any step.
 
 What is trained, and on what loss, is a `Stage`. All that is random in step n comes from a generator seeded by
-(seed, n), so a run that was killed and went on ends where an undisturbed one ends.
+(seed, n), so a run that was killed and went on ends where an undisturbed one ends: to the same bytes on a CPU with the
+same number of threads and the same libraries.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor, nn
 
+from pipeline import storage
 from pipeline.training.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.training.muon import Muon
 
 LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
-_EPSILON_STEPS = 10
+_YOUNG_STEPS = 10
 """How fast the average of weights forgets the first ones."""
 
 
@@ -62,6 +65,8 @@ class Stage(Protocol):
     """A network in training."""
 
     name: str
+    made_of: str
+    """Hash of all else that its weights depend on: images, captions, other networks, its own shape."""
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """What is trained, by name; float32."""
@@ -98,6 +103,7 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
             self._resume()
+        _cut_log(folder / LOG, self.step)
 
     def run(
         self,
@@ -148,21 +154,26 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         loss, logged = self.stage.loss(step_generator(self.settings.seed, self.step))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"{self.stage.name}: the loss of step {self.step} is {loss.item()}; lower learning_rate, which was"
-                f" {self.settings.learning_rate}"
-            )
+        self._check_finite("loss", loss)
         self._optimizer.zero_grad()
         loss.backward()
         weights = list(self.parameters.values())
         norm = nn.utils.clip_grad_norm_(weights, self.settings.clip)
+        self._check_finite("gradient's norm", norm)
         self._optimizer.step()
         self.step += 1
         if self._average and self.settings.ema is not None:
-            keep = min(self.settings.ema, self.step / (self.step + _EPSILON_STEPS))
+            keep = min(self.settings.ema, self.step / (self.step + _YOUNG_STEPS))
             torch._foreach_lerp_(list(self._average.values()), [weight.data for weight in weights], 1 - keep)
         return {"loss": loss.item(), "gradient": float(norm), "rate": rate, **logged}
+
+    def _check_finite(self, what: str, value: Tensor) -> None:
+        """Before it gets into weights, and so into checkpoint and average."""
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"{self.stage.name}: the {what} of step {self.step} is {value.item()}; begin anew in another folder"
+                f" with a lower learning rate than {self.settings.learning_rate}"
+            )
 
     def _log(self, logged: Mapping[str, float]) -> None:
         line = {"step": self.step, "seconds": round(self._seconds, 2)}
@@ -188,13 +199,10 @@ class Trainer:
             identity=self._identity(),
         )
         self.step, self._seconds = int(facts["step"]), float(facts["seconds"])
-        log = self.folder / LOG
-        kept = [line for line in log.read_text().splitlines() if _step_of(line) <= self.step]
-        log.write_text("".join(f"{line}\n" for line in kept))
 
     def _identity(self) -> dict[str, Any]:
         settings = {key: value for key, value in asdict(self.settings).items() if key != "checkpoint_every"}
-        return {"stage": self.stage.name, **settings}
+        return {"stage": self.stage.name, "made_of": self.stage.made_of, **settings}
 
 
 def _optimizer(settings: Settings, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -210,6 +218,15 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     """All the randomness of one step."""
     digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _cut_log(log: Path, step: int) -> None:
+    """Drop the lines of steps that no checkpoint holds, so that they are there once when they are done again."""
+    if not log.exists():
+        return
+    kept = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
+    text = "".join(f"{line}\n" for line in kept)
+    storage.put(LocalFileSystem(), str(log.absolute()), text.encode())
 
 
 def _step_of(line: str) -> int:

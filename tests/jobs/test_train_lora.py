@@ -161,7 +161,10 @@ def test_a_kill_changes_no_byte(spec: LoraSpec, undisturbed: LoraSpec, tmp_path:
     path = tmp_path / "spec.yaml"
     path.write_text(dump(spec))
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.train_lora", str(path)], stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "jobs.train_lora", str(path)],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},  # bytes depend on it
     )
     try:
         wait_until((Path(spec.work_folder) / CHECKPOINT).exists, "a checkpoint")
@@ -210,7 +213,7 @@ def test_a_loss_that_is_no_number_fails(
 ) -> None:
     monkeypatch.setattr(LoraStage, "loss", lambda *_: (torch.tensor(torch.nan, requires_grad=True), {}))
     assert train_lora.run(spec) == FAILED
-    assert "lower learning_rate" in caplog.text
+    assert "lower learning rate" in caplog.text
 
 
 def test_a_finished_job_does_nothing(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import verify
-from tests.stores import TAPS, block
+from tests.stores import CHANNELS, TAPS, block
 
 
 def test_a_sound_store(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,6 +29,6 @@ def test_a_fault(small_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_warning_is_no_fault(small_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = small_store / "features" / "plain" / TAPS[0] / "zarr.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"shape": [0, 128, 2, 2]}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shape": [0, CHANNELS[0], 2, 2]}))
     assert verify.run(str(small_store), fast=True) == verify.SOUND
     assert "warning: features/plain/" in capsys.readouterr().out

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline import embedded, families
+from pipeline import checkpoint, embedded, families
 from pipeline.backbone import Backbone
 from pipeline.decode import decode
 from pipeline.families.stable_diffusion import StableDiffusion
@@ -119,7 +119,11 @@ def test_an_image_that_overflows_float16(tmp_path: Path) -> None:
 
 
 def test_latent_shape() -> None:
-    assert StableDiffusion.latent_shape(EMBEDDED, [64, 128]) == (8, 8, 16)
+    assert StableDiffusion.latent_shape(EMBEDDED, [64, 128]) == (
+        checkpoint.config(EMBEDDED, "vae")["latent_channels"],
+        8,
+        16,
+    )
     with pytest.raises(
         ValueError, match=r"image_size \[64, 60\]: both sides must be multiples of 8 for this backbone"
     ):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from pipeline import FeatureDataset, FeatureStore
 from pipeline.storage import open_fs
 from tests.conftest import BucketUrl
-from tests.stores import TAPS
+from tests.stores import CHANNELS, TAPS
 
 PLAIN = [f"plain/{tap}" for tap in TAPS]
 CAPTION = f"caption/{TAPS[0]}"
@@ -117,7 +117,7 @@ def test_batches_with_and_without_captions(built: Path) -> None:
     """DataLoader cannot batch None, and a row without a caption is good for a fixed prompt."""
     (batch,) = DataLoader(FeatureDataset(str(built / "store"), [PLAIN[0]]), batch_size=9)
     assert batch["caption"][3:6] == ["picture 3", "", "picture 5"]
-    assert batch[PLAIN[0]].shape == (9, 128, 2, 2)
+    assert batch[PLAIN[0]].shape == (9, CHANNELS[0], 2, 2)
 
 
 def test_embedded_shards_can_be_joined(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,12 @@ def plain_loop(prompts: list[str], *, t: int, seed: int, group_seed: int) -> dic
     cross.to_q.register_forward_hook(lambda *call: taken.update({TAPS[1]: call[-1].transpose(1, 2)}))
     unet.up_blocks[1].upsamplers[0].register_forward_hook(lambda *call: taken.update({TAPS[2]: call[-1]}))
 
+    channels = vae.config.latent_channels
+
     def draw(purpose: noise.Purpose) -> Tensor:
         key = {"seed": seed, "group_seed": group_seed, "shard": "a.tar"}
         return torch.tensor(
-            np.stack([noise.normal((8, 8, 8), **key, purpose=purpose, key=name) for name in KEYS])  # type: ignore[arg-type]
+            np.stack([noise.normal((channels, 8, 8), **key, purpose=purpose, key=name) for name in KEYS])  # type: ignore[arg-type]
         )
 
     with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from diffusers import UNet2DConditionModel
 
-from pipeline import embedded
+from pipeline import checkpoint, embedded
 from pipeline.layouts import layouts, wrong_taps
 from schemas import taps as vocabulary
 from tests.engines import TAPS, group, make_batch, make_engine, make_spec
@@ -111,10 +111,18 @@ def test_tiles_make_whole_maps() -> None:
 
 
 def test_an_oversize_attention_map() -> None:
-    """4096 x 4096 tokens and 4 heads are a quarter GiB an image; SD has 8 heads there."""
+    """4096 x 4096 tokens are 64 MiB a head and image in float32; a GiB a batch is allowed."""
+    heads = checkpoint.config(EMBEDDED, "unet")["attention_head_dim"]
+    most = 16 // heads
     taps = ["down-level0-repeat0-vit-block0-self-map"]
-    fits = make_spec(group(taps=taps), image_size=[512, 512], backbone={"batch_size": 4})
-    assert layouts(fits, EMBEDDED)[0].shape == [4, 4096, 4096]
-    message = r"self-map: 5 images x 4 heads x 4096 x 4096 tokens in float32 are 1.25 GiB, .*map .*-pooled2"
+    fits = make_spec(group(taps=taps), image_size=[512, 512], backbone={"batch_size": most})
+    assert layouts(fits, EMBEDDED)[0].shape == [heads, 4096, 4096]
+    gib = heads * (most + 1) / 16
+    message = (
+        rf"self-map: {most + 1} images x {heads} heads x 4096 x 4096 tokens in float32 are {gib:.2f} GiB,"
+        r" .*map .*-pooled2"
+    )
     with pytest.raises(ValueError, match=message):
-        layouts(make_spec(group(taps=taps), image_size=[512, 512], backbone={"batch_size": 5}), EMBEDDED)
+        layouts(
+            make_spec(group(taps=taps), image_size=[512, 512], backbone={"batch_size": most + 1}), EMBEDDED
+        )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline import linear_probe
-from pipeline.linear_probe import Training
+from pipeline.linear_probe import Training, confusion
 
 CLASSES = 4
 SHORT = Training(side=8, steps=150, batch=256, learning_rate=0.05)
@@ -108,3 +108,9 @@ def test_what_does_not_fit() -> None:
         linear_probe.train(features, labels, 3, 0, SHORT)
     with pytest.raises(ValueError, match="has no cells"):
         linear_probe.mean_iou(torch.zeros(3, 3, dtype=torch.int64))
+
+
+def test_many_classes_in_few_bits() -> None:
+    """Guards against labels as they come from a PNG, whose product with the number of classes wraps around."""
+    labels = torch.arange(20, dtype=torch.uint8).reshape(1, 4, 5)
+    assert torch.equal(confusion(labels, labels, 20), torch.eye(20, dtype=torch.int64))

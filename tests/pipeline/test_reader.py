@@ -18,7 +18,7 @@ from pipeline.store import StoreError
 from schemas.layout import array_path
 from schemas.receipts import Manifest
 from tests.attempts import Draft, again, make_store, manifest, shard, store_shard, value
-from tests.stores import TAPS
+from tests.stores import CHANNELS, TAPS
 
 PLAIN = [f"plain/{tap}" for tap in TAPS]
 
@@ -60,12 +60,12 @@ def test_values_are_those_that_plain_zarr_reads(store: FeatureStore, built: Path
 
 
 def test_no_rows(store: FeatureStore) -> None:
-    assert store.read([], PLAIN)[PLAIN[1]].shape == (0, 128, 4, 4)
+    assert store.read([], PLAIN)[PLAIN[1]].shape == (0, CHANNELS[1], 4, 4)
 
 
 def test_taps(store: FeatureStore) -> None:
     assert list(store.taps) == [f"{group}/{tap}" for group in ("plain", "caption") for tap in TAPS]
-    assert store.taps[PLAIN[1]].shape == [128, 4, 4]
+    assert store.taps[PLAIN[1]].shape == [CHANNELS[1], 4, 4]
 
 
 @pytest.fixture

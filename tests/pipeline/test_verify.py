@@ -18,7 +18,7 @@ from pipeline.verify import Fault, Verifier
 from schemas.layout import array_path, claim_path, marker_name
 from tests import stores
 from tests.attempts import Draft, again, make_store, manifest, shard
-from tests.stores import TAPS, block, edit_marker, edit_table, marker_of
+from tests.stores import CHANNELS, TAPS, block, edit_marker, edit_table, marker_of
 
 Damage = Callable[[Path], object]
 
@@ -236,7 +236,7 @@ def test_fast_compares_sizes_only(small_store: Path) -> None:
 
 def test_a_shrunk_array_is_a_warning(small_store: Path) -> None:
     """Drivers with an old view may shrink an array; FeatureStore reads on, and the next job mends it."""
-    edit_json(small_store / array_path("plain", TAPS[0]) / "zarr.json", shape=[2, 128, 2, 2])
+    edit_json(small_store / array_path("plain", TAPS[0]) / "zarr.json", shape=[2, CHANNELS[0], 2, 2])
     (warning,) = faults(small_store)
     assert warning.harmless
     assert "shows 2 rows of 12 to plain zarr" in warning.problem

@@ -44,6 +44,25 @@ def test_the_last_thing_is_seen(scenes: list[Scene]) -> None:
         assert (scene.instances == len(scene.things)).sum() > 0.3 * width * height
 
 
+def test_masks_are_where_things_are_opaque(cutouts: list[Cutout]) -> None:
+    """Against an ellipse drawn from its equation: the stamps are ellipses that fill their boxes."""
+    scenes = [compose(cutouts, 128, np.random.default_rng(seed)) for seed in range(40)]
+    for scene in (scene for scene in scenes if len(scene.things) == 1):
+        x, y, width, height = scene.things[0].box
+        row, column = np.mgrid[0:128, 0:128] + 0.5
+        radius = np.hypot((column - x - width / 2) / (width / 2), (row - y - height / 2) / (height / 2))
+        pixel = 2 / min(width, height)
+        assert scene.instances[radius < 1 - 1.5 * pixel].all()
+        assert not scene.instances[radius > 1 + 1.5 * pixel].any()
+
+
+def test_every_thing_that_a_caption_names_is_seen(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        for place, thing in enumerate(scene.things):
+            _, _, width, height = thing.box
+            assert (scene.instances == place + 1).sum() > 0.15 * width * height
+
+
 def test_captions_tell_what_is_there(scenes: list[Scene]) -> None:
     for scene in scenes:
         assert scene.ground in scene.caption

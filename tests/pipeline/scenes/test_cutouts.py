@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.scenes.cutouts import CLASSES, find_cutouts, held_out_names
 from tests.stamps import HELD_OUT, SEEN, make_stamps
@@ -46,6 +47,15 @@ def test_no_stamps(tmp_path: Path) -> None:
         find_cutouts(tmp_path)
 
 
-def test_colour_is_of_the_opaque_part(stamps: Path) -> None:
-    cutout = find_cutouts(stamps)[0]
-    assert np.all(cutout.rgba[0, 0, 3] == 0)  # a corner of an ellipse's box
+def test_what_lies_under_transparency_is_not_seen(tmp_path: Path) -> None:
+    """A red disc on transparent green: neither its colour's word nor its rim, made smaller, has any green."""
+    y, x = np.mgrid[0:400, 0:400] - 199.5
+    inside = np.hypot(x, y) < 190
+    rgba = np.where(inside[..., None], (190, 50, 45, 255), (0, 255, 0, 0)).astype(np.uint8)
+    path = tmp_path / "food/fruit/disc.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(rgba).save(path)
+    [cutout] = find_cutouts(tmp_path)
+    assert cutout.colour == "red"
+    assert cutout.rgba.shape[:2] == (192, 192)
+    assert cutout.rgba[cutout.rgba[..., 3] > 8][:, 1].max() < 70

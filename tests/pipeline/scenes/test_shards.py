@@ -74,6 +74,14 @@ def test_seen_scenes_never_show_a_held_out_cutout(stamps: Path, tmp_path: Path) 
     assert not shown & set(HELD_OUT)
 
 
+def test_shards_of_another_division_are_not_mixed_in(stamps: Path, tmp_path: Path) -> None:
+    """They would hold the same scenes again."""
+    list(write_scenes(tmp_path, "seen", 4, stamps=stamps, size=48, per_shard=2))
+    list(write_scenes(tmp_path, "seen", 4, stamps=stamps, size=48, per_shard=2))  # the same again is no fault
+    with pytest.raises(ValueError, match=r"holds seen-000002\.tar, which is not among the 1 shards"):
+        list(write_scenes(tmp_path, "seen", 4, stamps=stamps, size=48, per_shard=4))
+
+
 def test_no_stamps_of_the_split(tmp_path: Path) -> None:
     folder = make_stamps(tmp_path / "stamps")
     for name in HELD_OUT:

@@ -19,6 +19,7 @@ class Line:
     """Fits y = 2 x + 1, from points that the step's generator draws."""
 
     name = "line"
+    made_of = "points"
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -80,6 +81,13 @@ def test_a_kill_loses_the_steps_since_the_checkpoint_only(tmp_path: Path) -> Non
     trainer = Trainer(Line(), SETTINGS, tmp_path)
     assert trainer.step == 5
     trainer.run()
+    assert _steps(tmp_path) == list(range(1, 13))
+
+
+def test_a_kill_before_the_first_checkpoint(tmp_path: Path) -> None:
+    """Guards against steps that stand in the log twice, and a cut line that swallows the next one."""
+    (tmp_path / LOG).write_text('{"step": 1, "seconds": 0.1, "loss": 2.0}\n{"step": 2, "sec')
+    Trainer(Line(), SETTINGS, tmp_path).run()
     assert _steps(tmp_path) == list(range(1, 13))
 
 
@@ -160,9 +168,46 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         Trainer(stage, SETTINGS, tmp_path)
 
 
+def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
+    """Guards against a copy that spreads one row over three."""
+    Trainer(Line(), SETTINGS, tmp_path).run(stop_after_s=0)
+    stage = Line()
+    stage.layer = nn.Linear(1, 3)
+    with pytest.raises(ValueError, match=r"'\w+\.\w+' has the shape \[1.*, this network's has \[3"):
+        Trainer(stage, SETTINGS, tmp_path)
+
+
+def test_another_origin_is_refused(tmp_path: Path) -> None:
+    Trainer(Line(), SETTINGS, tmp_path).run(stop_after_s=0)
+    stage = Line()
+    stage.made_of = "other points"
+    with pytest.raises(ValueError, match=r"made with made_of points, the run asks for other points"):
+        Trainer(stage, SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors"])
+def test_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint .*move it away"):
+        Trainer(Line(), SETTINGS, tmp_path)
+
+
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"line: the loss of step 0 is nan; lower learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"line: the loss of step 0 is nan; begin anew"):
         Trainer(Broken(), SETTINGS, tmp_path).run()
+
+
+def test_a_gradient_that_is_no_number_reaches_no_weight(tmp_path: Path) -> None:
+    """A finite loss may have one: that of a square root at 0."""
+    stage = Line()
+
+    def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return (stage.layer.bias * 0).sqrt().sum(), {}
+
+    stage.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match=r"line: the gradient's norm of step 0 is nan"):
+        Trainer(stage, SETTINGS, tmp_path).run()
+    assert stage.layer.bias.isfinite().all()
 
 
 def test_steps_have_randomness_of_their_own() -> None:

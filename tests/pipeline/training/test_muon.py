@@ -52,7 +52,7 @@ def test_vectors_move_as_with_adam() -> None:
 
 
 def test_badly_scaled_problems_are_no_slower() -> None:
-    """What it is for: a matrix whose columns matter in very different measure."""
+    """A matrix whose columns matter in very different measure, beside plain descent."""
 
     def left_after(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> float:
         for step in range(150):

@@ -35,7 +35,7 @@ class ControlNet(Model):
 
     type: Literal["controlnet"]
     source: Url
-    """A diffusers folder (path or fsspec URL), a hub id `owner/name`, or `embedded/controlnet-canny`."""
+    """A diffusers folder (path or fsspec URL), a hub id `owner/name`, or `embedded/NAME` of the package."""
     revision: str | None = None
     """Commit of a hub id; required for one."""
     image: str = "canny"
@@ -77,7 +77,7 @@ class Lora(Model):
 
     type: Literal["lora"]
     source: Url
-    """A .safetensors file (path or fsspec URL), or `embedded/loras/moderate.safetensors`."""
+    """A .safetensors file (path or fsspec URL), or `embedded/NAME` of the package."""
     scale: Scale = 1.0
     """Beside the rank and alpha that the file itself states."""
 

@@ -287,9 +287,7 @@ def test_a_file(tmp_path: Path, cache: Path, web: str) -> None:
         assert fetched.name == "lora.safetensors" and sources.file(url, subject="lora") == fetched
 
 
-def test_what_ships_beside_the_embedded_backbone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_ships_beside_the_embedded_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`embedded/NAME` is in the package, unless a folder here has that name; a name that does not ship is named."""
     monkeypatch.setattr(embedded, "BACKBONE", str(tmp_path / "backbone"))
     weights = tmp_path / "loras" / "a.safetensors"

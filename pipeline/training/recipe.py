@@ -49,7 +49,7 @@ class Recipe:
             "vae": Settings(
                 steps=1500, batch_size=16, optimizer="muon", learning_rate=3e-3, decay=0.8, ema=0.995
             ),
-            "unet": Settings(steps=3000, batch_size=32, optimizer="muon", learning_rate=2e-3, decay=0.5),
+            "unet": Settings(steps=4400, batch_size=32, optimizer="muon", learning_rate=2e-3, decay=0.5),
             "controlnet": Settings(
                 steps=700, batch_size=16, optimizer="muon", learning_rate=1e-3, ema=0.99, checkpoint_every=100
             ),

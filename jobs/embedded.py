@@ -78,7 +78,7 @@ def train_stage(stage: str, work: str, *, minutes: float | None = None, recipe: 
 
             def on_step(step: int, logged: dict[str, float]) -> bool:
                 progress(step, logged)
-                return bool(asked)
+                return asked.is_set()
 
             done = train(
                 stage,

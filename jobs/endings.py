@@ -21,16 +21,24 @@ def stop_on_signal(stopping: threading.Event, grace_s: float, console: Console) 
     Raises:
         KeyboardInterrupt: at the second signal.
     """
+    what = f"the shards in work, for up to {grace_s:.0f} s; again to stop at once. Nothing stored is lost: the same"
+    with on_signal(stopping, f"{what} command goes on from here", console):
+        yield
+
+
+@contextmanager
+def on_signal(stopping: threading.Event, finishing: str, console: Console) -> Iterator[None]:
+    """On SIGINT or SIGTERM set `stopping` and say what is being finished; a second signal ends at once.
+
+    Raises:
+        KeyboardInterrupt: at the second signal.
+    """
 
     def stop(number: int, _: Any) -> None:
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
-        console.print(
-            f"{signal.Signals(number).name}: finishing the shards in work, for up to {grace_s:.0f} s; again to stop at"
-            " once. Nothing stored is lost: the same command goes on from here",
-            soft_wrap=True,
-        )
+        console.print(f"{signal.Signals(number).name}: finishing {finishing}", soft_wrap=True)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

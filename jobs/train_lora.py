@@ -137,7 +137,7 @@ def _run(
                     _export(spec, stage, manifest, MODERATE, step)
                     stage.show(work, step)
                 progress(step, logged)
-                return bool(asked)
+                return asked.is_set()
 
             finished = trainer.run(on_step=on_step)
         if finished:

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 
+from jobs.endings import on_signal
 from jobs.report import duration
 
 _LINE_EVERY_S = 15.0
 
 
 @contextmanager
-def stop_after_step(console: Console) -> Iterator[list[int]]:
-    """Signals so far, SIGINT or SIGTERM, which is to stop the training after the step in work; a second ends at once.
+def stop_after_step(console: Console) -> Iterator[threading.Event]:
+    """Set by a signal, SIGINT or SIGTERM, that is to stop the training after the step in work; a second ends at once.
 
     Raises:
         KeyboardInterrupt: at the second signal.
     """
-    asked: list[int] = []
-
-    def stop(number: int, _: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        console.print(
-            f"{signal.Signals(number).name}: finishing the step and writing a checkpoint; again to stop at once",
-            soft_wrap=True,
-        )
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    asked = threading.Event()
+    with on_signal(asked, "the step and writing a checkpoint; again to stop at once", console):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class TrainingProgress:

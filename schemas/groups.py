@@ -11,6 +11,16 @@ from schemas.model import Dtype, Model, Name
 from schemas.techniques import Denoise, Technique
 
 PLACEHOLDER = re.compile(r"\{(.*?)\}")
+
+
+def check_placeholders(prompt: str) -> str:
+    """The prompt, or ValueError where it takes something that samples do not have."""
+    for name in PLACEHOLDER.findall(prompt):
+        if name != "caption" and not re.fullmatch("json:.+", name):
+            raise ValueError(f"has the placeholder {{{name}}}; allowed are {{caption}} and {{json:FIELD}}")
+    return prompt
+
+
 """In a prompt: what each sample fills in."""
 
 
@@ -68,12 +78,7 @@ class Group(Model):
     @field_validator("prompt")
     @classmethod
     def _placeholders(cls, value: str) -> str:
-        for name in PLACEHOLDER.findall(value):
-            if name != "caption" and not re.fullmatch("json:.+", name):
-                raise ValueError(
-                    f"has the placeholder {{{name}}}; allowed are {{caption}} and {{json:FIELD}}"
-                )
-        return value
+        return check_placeholders(value)
 
     @field_validator("taps")
     @classmethod

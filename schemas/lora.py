@@ -13,12 +13,11 @@ The paper uses both files together, for diversity: groups that differ in nothing
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.groups import PLACEHOLDER
+from schemas.groups import PLACEHOLDER, check_placeholders
 from schemas.model import Model, Url
 from schemas.receipts import Receipt, fingerprint
 from schemas.spec import Backbone, Input
@@ -110,12 +109,7 @@ class LoraSpec(Model):
     @field_validator("prompt")
     @classmethod
     def _placeholders(cls, value: str) -> str:
-        for name in PLACEHOLDER.findall(value):
-            if name != "caption" and not re.fullmatch("json:.+", name):
-                raise ValueError(
-                    f"has the placeholder {{{name}}}; allowed are {{caption}} and {{json:FIELD}}"
-                )
-        return value
+        return check_placeholders(value)
 
     @field_validator("alpha", "learning_rate")
     @classmethod

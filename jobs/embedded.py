@@ -18,29 +18,34 @@ from jobs.endings import DONE, FAILED, STOPPED
 from jobs.training import TrainingProgress, stop_after_step
 from pipeline.scenes.shards import Split, write_scenes
 from pipeline.training.curves import draw_curve
-from pipeline.training.recipe import STAGES, Recipe, train
+from pipeline.training.recipe import RECIPES, STAGES, Recipe, default_recipe, train
 
 HELD_OUT: Final = 1200
 """Scenes that figures are taken on."""
+DRAWN: Final = 1200
+"""Scenes of the domain that LoRAs are trained for: some for that, others for their figures."""
 
 
 def make_scenes(
     out: str,
     *,
     stamps: str,
-    seen: int = Recipe().scenes,
+    seen: int = RECIPES["gpu"].scenes,
     held_out: int = HELD_OUT,
-    size: int = Recipe().size,
+    drawn: int = DRAWN,
+    size: int = RECIPES["gpu"].size,
     per_shard: int = 2000,
 ) -> int:
-    """Write scenes of seen and of held-out cut-outs to shards in the folder `out`.
+    """Write scenes of seen cut-outs, of held-out ones and of drawings to shards in the folder `out`.
 
     Raises:
         FileNotFoundError: there are no stamps.
     """
     console = Console()
-    counts: Mapping[Split, int] = {"seen": seen, "held-out": held_out}
+    counts: Mapping[Split, int] = {"seen": seen, "held-out": held_out, "drawn": drawn}
     for split, count in counts.items():
+        if not count:
+            continue
         shards = write_scenes(
             Path(out),
             split,
@@ -55,19 +60,30 @@ def make_scenes(
     return DONE
 
 
-def train_stage(stage: str, work: str, *, minutes: float | None = None, recipe: Recipe | None = None) -> int:
+def recipe_of(name: str | None) -> Recipe:
+    """A recipe by its name; None: the one for this machine.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    name = default_recipe() if name is None else name
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def train_stage(stage: str, work: str, *, recipe: Recipe, minutes: float | None = None) -> int:
     """Train a stage, or go on with it, and return the exit code.
 
     Args:
         stage: one of `STAGES`; those before it must be finished.
         work: the folder of the recipe.
+        recipe: of all stages in that folder.
         minutes: stop then; the same command goes on.
-        recipe: default, the one that the embedded backbone was made by.
 
     Raises:
         ValueError: the stage is unknown, or what it builds on is not there.
     """
-    recipe = recipe or Recipe()
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r} is unknown; the stages are, in this order: {', '.join(STAGES)}")
     console = Console()

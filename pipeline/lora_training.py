@@ -25,8 +25,10 @@ from pipeline.backbone import Backbone, Text
 from pipeline.lora_images import Example
 from pipeline.lora_samples import Sampler
 from pipeline.training.loop import Settings
+from pipeline.training.recorded import Batch
 from schemas.lora import LoraSpec
 
+_TEXT = "text."
 _PREDICTIONS = ("epsilon", "v_prediction")
 
 
@@ -137,13 +139,20 @@ class LoraStage:
         """The factors, float32."""
         return self._factors
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Mean square error over images, timesteps and noise that the generator draws; a scalar, float32."""
-        backbone, network = self._backbone, self._backbone.network
+    def draw(self, generator: torch.Generator) -> Batch:
+        """Latents of images, noise and timesteps, and the text of the images' prompts, named `text.`..."""
         latents, text = self._encoded.draw(self._batch_size, generator)
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         last = self._noising.config.num_train_timesteps
         times = torch.randint(last, (len(latents),), generator=generator).to(latents.device)
+        drawn = {"latents": latents, "noise": noise, "times": times}
+        return drawn | {f"{_TEXT}{name}": value for name, value in text.items()}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean square error of the estimates; a scalar, float32."""
+        backbone, network = self._backbone, self._backbone.network
+        latents, noise, times = batch["latents"], batch["noise"], batch["times"]
+        text = {name.removeprefix(_TEXT): value for name, value in batch.items() if name.startswith(_TEXT)}
         noisy = self._noising.add_noise(latents, noise, times)
         target = self._noising.get_velocity(latents, noise, times) if self._predicts_v else noise
         device = backbone.device.type

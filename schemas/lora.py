@@ -13,6 +13,7 @@ The paper uses both files together, for diversity: groups that differ in nothing
 from __future__ import annotations
 
 import math
+import os
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -132,6 +133,10 @@ class LoraSpec(Model):
         if self.work is None and "://" in self.lora:
             raise ValueError(
                 f"lora is the URL {self.lora!r}, and checkpoints need a local folder: give one as `work`"
+            )
+        if self.work is not None and os.path.abspath(self.work) == os.path.abspath(self.lora):
+            raise ValueError(
+                f"work and lora are both {self.lora!r}; give checkpoints a folder of their own, or leave `work` out"
             )
         if (
             "caption" in self.placeholders

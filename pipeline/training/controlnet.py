@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,9 +16,10 @@ from pipeline.training.digest import digest
 from pipeline.training.generate import generate
 from pipeline.training.images import Images
 from pipeline.training.latents import Latents
-from pipeline.training.precision import autocast, to_device
+from pipeline.training.precision import autocast, to_device, training_device
+from pipeline.training.recorded import Batch
 from pipeline.training.show import write_grid
-from pipeline.training.unet import noised, tokenize
+from pipeline.training.unet import noised, plain_attention, tokenize
 
 _EMBEDDING: Final = (16, 32, 64, 96)
 """Channels of the convolutions that bring a control image to the latents' size."""
@@ -53,7 +53,7 @@ class ControlNetStage:
         batch_size: int,
         seed: int,
     ) -> None:
-        self._latents, self._batch_size, self._shown = latents, batch_size, shown
+        self._latents, self._batch_size, self._shown = latents.to(training_device()), batch_size, shown
         self._edges = edges(images.pixels)
         self._vae = to_device(pipeline.vae)
         self._unet = to_device(pipeline.unet).requires_grad_(False)
@@ -67,7 +67,7 @@ class ControlNetStage:
             ControlNetModel.from_unet(self._unet, conditioning_embedding_out_channels=_EMBEDDING)
         ).requires_grad_(True)
         for network in (self._unet, self.controlnet):
-            network.set_attn_processor(AttnProcessor())  # faster in training, see `unet`
+            plain_attention(network)
         unet = [weight for _, weight in sorted(self._unet.state_dict().items())]
         self.made_of = digest(images.digest, latents.mean, *unet, _EMBEDDING, _DROPPED, _EDGES)
         config = dict(pipeline.scheduler.config)
@@ -77,17 +77,25 @@ class ControlNetStage:
         """The ControlNet's weights."""
         return dict(self.controlnet.named_parameters())
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Mean squared error of v, with the residuals added."""
+    def draw(self, generator: torch.Generator) -> Batch:
+        """Noisy latents, their v and timesteps, the tokens of their captions, and their images' edges."""
         device = self._unet.device
         chosen = torch.randint(len(self._latents), (self._batch_size,), generator=generator)
         tokens = self._tokens[chosen]
         tokens[torch.rand(len(chosen), generator=generator) < _DROPPED] = self._blank
-        noisy, target, times = noised(self._noising, self._latents, chosen, generator)
-        with autocast(device):
-            text = self._text(tokens)
-            estimate = self._predict(noisy.to(device), times.to(device), text, self._control(chosen))
-        return F.mse_loss(estimate.float(), target.to(device)), {}
+        return {
+            **noised(self._noising, self._latents, chosen, generator),
+            "tokens": tokens.to(device),
+            "edges": self._edges[chosen].to(device),
+        }
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of v, with the residuals added."""
+        control = as_control(batch["edges"]).contiguous(memory_format=torch.channels_last)
+        with autocast(self._unet.device):
+            text = self._text(batch["tokens"])
+            estimate = self._predict(batch["noisy"], batch["times"], text, control)
+        return F.mse_loss(estimate.float(), batch["v"]), {}
 
     def show(self, folder: Path, step: int) -> None:
         """Images, their edges, and pictures of their captions that follow them."""
@@ -118,10 +126,6 @@ class ControlNetStage:
     @torch.no_grad()
     def _text(self, tokens: Tensor) -> Any:
         return self._text_encoder(tokens.to(self._unet.device)).last_hidden_state
-
-    def _control(self, chosen: Tensor) -> Tensor:
-        control = as_control(self._edges[chosen]).to(self._unet.device)
-        return control.contiguous(memory_format=torch.channels_last)
 
 
 def edges(pixels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -23,6 +23,9 @@ SCHEDULE: Final = {
 """Stable Diffusion's noise, with v for the noise as what is predicted (Salimans and Ho 2022): a small network learns
 the layout of a picture earlier so."""
 
+_STEPS: Final = 25
+_GUIDANCE: Final = 3.0
+
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Noisy latents [B, c, h, w] and a timestep to v [B, c, h, w]."""
 
@@ -32,11 +35,6 @@ def generate(
     predict: Predict,
     vae: AutoencoderKL,
     shape: tuple[int, ...],
-    *,
-    guidance: float = 3.0,
-    steps: int = 25,
-    seed: int = 0,
-    schedule: Mapping[str, object] = SCHEDULE,
 ) -> Tensor:
     """Images [n, 3, H, W] in [-1, 1] by DDIM (Song et al. 2021) with guidance (Ho and Salimans 2022).
 
@@ -44,18 +42,14 @@ def generate(
         predict: of 2n latents, the first n with their prompt, the others with the empty one.
         vae: decodes.
         shape: [n, c, h, w] of the latents.
-        guidance: 1 is none.
-        steps: of the scheduler.
-        seed: of the noise.
-        schedule: of the noise.
     """
-    scheduler = DDIMScheduler(**schedule, clip_sample=False)
-    scheduler.set_timesteps(steps)
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(vae.device)
+    scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False)
+    scheduler.set_timesteps(_STEPS)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
     for time in scheduler.timesteps:
         with autocast(vae.device):
             prompted, blank = predict(torch.cat([latents, latents]), time).float().chunk(2)
-        guided = blank + guidance * (prompted - blank)
+        guided = blank + _GUIDANCE * (prompted - blank)
         latents = scheduler.step(guided, time, latents).prev_sample
     decoded = [vae.decode(one).sample.float() for one in latents.split(8)]
     return torch.cat(decoded).cpu()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline import storage
 from pipeline.training.images import Images, as_input
-from pipeline.training.precision import autocast
+from pipeline.training.precision import autocast, normal
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,15 @@ class Latents:
     def __len__(self) -> int:
         return len(self.mean)
 
+    def to(self, device: torch.device) -> Latents:
+        """The same ones there."""
+        return Latents(self.mean.to(device), self.std.to(device))
+
     def draw(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """A sample of the posteriors `chosen` [B], scaled by 1: float32 [B, c, h, w]."""
+        """A sample of the posteriors `chosen` [B], scaled by 1: float32 [B, c, h, w], where the posteriors are."""
+        chosen = chosen.to(self.mean.device)
         mean, std = self.mean[chosen].float(), self.std[chosen].float()
-        return mean + std * torch.randn(mean.shape, generator=generator)
+        return mean + std * normal(mean.shape, generator, mean.device)
 
 
 @torch.no_grad()

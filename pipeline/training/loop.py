@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from pipeline import storage
 from pipeline.training.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.training.muon import Muon
+from pipeline.training.recorded import Batch, RecordedStep
 
 LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
@@ -71,8 +73,11 @@ class Stage(Protocol):
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """What is trained, by name; float32."""
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss (a scalar) of a batch that the generator draws, and what else is worth logging."""
+    def draw(self, generator: torch.Generator) -> Batch:
+        """What a step computes on, where the network is; all that is random in it comes from the generator."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch, and what else is worth logging; scalars."""
 
     def show(self, folder: Path, step: int) -> None:
         """Write sample pictures; called with averaged weights where a checkpoint is due."""
@@ -85,17 +90,19 @@ class Trainer:
         stage: what is trained.
         settings: how.
         folder: for checkpoint, log and pictures; a checkpoint there is gone on from.
+        recorded: replay steps as CUDA graphs, which Muon and the stage's `loss` must admit; see `recorded`.
 
     Raises:
         ValueError: the folder's checkpoint was made with other settings, or of other parameters.
     """
 
-    def __init__(self, stage: Stage, settings: Settings, folder: Path) -> None:
+    def __init__(self, stage: Stage, settings: Settings, folder: Path, *, recorded: bool = False) -> None:
         self.stage, self.settings, self.folder = stage, settings, folder
         self.parameters = dict(stage.parameters())
         self.step = 0
         self._seconds = 0.0
         self._optimizer = _optimizer(settings, self.parameters)
+        self._step = RecordedStep(self._forward, self._optimizer.step) if recorded else self._plain_step
         keeps_average = settings.ema is not None
         self._average = (
             {name: value.detach().clone() for name, value in self.parameters.items()} if keeps_average else {}
@@ -152,26 +159,35 @@ class Trainer:
     def _one_step(self) -> dict[str, float]:
         rate = self.settings.rate(self.step)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        loss, logged = self.stage.loss(step_generator(self.settings.seed, self.step))
-        self._check_finite("loss", loss)
-        self._optimizer.zero_grad()
-        loss.backward()
-        weights = list(self.parameters.values())
-        norm = nn.utils.clip_grad_norm_(weights, self.settings.clip)
-        self._check_finite("gradient's norm", norm)
-        self._optimizer.step()
+            group["lr"].fill_(rate)
+        found, update = self._step(self.stage.draw(step_generator(self.settings.seed, self.step)))
+        logged = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+        self._check_finite("loss", logged["loss"])
+        self._check_finite("gradient's norm", logged["gradient"])
+        update()
         self.step += 1
         if self._average and self.settings.ema is not None:
             keep = min(self.settings.ema, self.step / (self.step + _YOUNG_STEPS))
-            torch._foreach_lerp_(list(self._average.values()), [weight.data for weight in weights], 1 - keep)
-        return {"loss": loss.item(), "gradient": float(norm), "rate": rate, **logged}
+            weights = [weight.data for weight in self.parameters.values()]
+            torch._foreach_lerp_(list(self._average.values()), weights, 1 - keep)
+        return logged | {"rate": rate}
 
-    def _check_finite(self, what: str, value: Tensor) -> None:
+    def _plain_step(self, batch: Batch) -> tuple[dict[str, Tensor], Callable[[], Any]]:
+        return self._forward(batch), self._optimizer.step
+
+    def _forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of a batch's loss, clipped; what is logged."""
+        self._optimizer.zero_grad()
+        loss, logged = self.stage.loss(batch)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip)
+        return {"loss": loss.detach(), "gradient": norm, **logged}
+
+    def _check_finite(self, what: str, value: float) -> None:
         """Before it gets into weights, and so into checkpoint and average."""
-        if not torch.isfinite(value):
+        if not math.isfinite(value):
             raise FloatingPointError(
-                f"{self.stage.name}: the {what} of step {self.step} is {value.item()}; begin anew in another folder"
+                f"{self.stage.name}: the {what} of step {self.step} is {value}; begin anew in another folder"
                 f" with a lower learning rate than {self.settings.learning_rate}"
             )
 
@@ -206,7 +222,9 @@ class Trainer:
 
 
 def _optimizer(settings: Settings, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    rate, decay = settings.learning_rate, settings.weight_decay
+    decay = settings.weight_decay
+    # A tensor, so that steps which are recorded read what it is, not what it was.
+    rate = torch.tensor(settings.learning_rate, device=next(iter(parameters.values())).device)
     if settings.optimizer == "muon":
         return Muon(parameters, rate, decay)
     return torch.optim.AdamW(

@@ -12,6 +12,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from pipeline.training.precision import fast_dtype
+
 _COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration that brings singular values near 1, the method's own."""
 _ITERATIONS: Final = 5
@@ -27,11 +29,11 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         parameters: by name.
-        lr: learning rate of both.
+        lr: learning rate of both; a scalar tensor where steps are recorded.
         weight_decay: of matrices.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], lr: float, weight_decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], lr: float | Tensor, weight_decay: float) -> None:
         matrices = [value for name, value in parameters.items() if is_matrix(name, value)]
         others = [value for name, value in parameters.items() if not is_matrix(name, value)]
         groups: Iterable[dict[str, Any]] = [
@@ -50,45 +52,57 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_mul_(moved, 1 - group["lr"] * group["decay"])
                 updates = self._muon(moved)
             else:
-                updates = [self._adam(parameter) for parameter in moved]
-            for parameter, update in zip(moved, updates, strict=True):
-                parameter.sub_(update, alpha=group["lr"])
+                updates = self._adam(moved)
+            torch._foreach_mul_(updates, group["lr"])
+            torch._foreach_sub_(moved, updates)
 
     def _muon(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Updates of matrices; those of one shape are computed together, which small ones gain much from."""
+        ahead = self._ahead(parameters)
         by_shape: dict[tuple[int, int], list[int]] = {}
         for place, parameter in enumerate(parameters):
             by_shape.setdefault((len(parameter), parameter[0].numel()), []).append(place)
         updates: list[Tensor] = [parameter for parameter in parameters]
         for shape, places in by_shape.items():
-            ahead = torch.stack([self._ahead(parameters[place]).reshape(shape) for place in places])
-            even = orthogonalised(ahead) * (_AS_ADAM * max(shape) ** 0.5)
+            alike = torch.stack([ahead[place].reshape(shape) for place in places])
+            even = orthogonalised(alike) * (_AS_ADAM * max(shape) ** 0.5)
             for place, update in zip(places, even, strict=True):
                 updates[place] = update.reshape(parameters[place].shape)
         return updates
 
-    def _ahead(self, parameter: Tensor) -> Tensor:
-        """The momentum as it will be after another such step (Nesterov's)."""
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum: Tensor = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-        return gradient.lerp(momentum, _MOMENTUM)
+    def _ahead(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The momenta as they will be after another such step (Nesterov's)."""
+        gradients = _gradients(parameters)
+        momenta = [self._kept(parameter, "momentum") for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        return list(torch._foreach_lerp(gradients, momenta, _MOMENTUM))
 
-    def _adam(self, parameter: Tensor) -> Tensor:
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
-        if not state:
-            state["count"] = torch.zeros(())
-            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        state["count"] += 1
-        state["mean"].lerp_(gradient, 1 - _BETAS[0])
-        state["square"].lerp_(gradient.square(), 1 - _BETAS[1])
-        count = state["count"].item()
-        mean = state["mean"] / (1 - _BETAS[0] ** count)
-        square = state["square"] / (1 - _BETAS[1] ** count)
-        return mean / (square.sqrt() + _EPSILON)
+    def _adam(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        gradients = _gradients(parameters)
+        means = [self._kept(parameter, "mean") for parameter in parameters]
+        squares = [self._kept(parameter, "square") for parameter in parameters]
+        counts = [self._kept(parameter, "count", ()) for parameter in parameters]
+        torch._foreach_lerp_(means, gradients, 1 - _BETAS[0])
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - _BETAS[1])
+        torch._foreach_add_(counts, 1)
+        count = counts[0]  # the same for all: what has a gradient has one in every step
+        lengths = torch._foreach_div(squares, 1 - _BETAS[1] ** count)
+        torch._foreach_sqrt_(lengths)
+        torch._foreach_add_(lengths, _EPSILON)
+        updates = torch._foreach_div(means, 1 - _BETAS[0] ** count)
+        return list(torch._foreach_div(updates, lengths))
+
+    def _kept(self, parameter: Tensor, name: str, shape: tuple[()] | None = None) -> Tensor:
+        """Of the parameter's shape, unless another is given."""
+        state = self.state[parameter]
+        if name not in state:
+            state[name] = torch.zeros_like(parameter) if shape is None else parameter.new_zeros(shape)
+        kept: Tensor = state[name]
+        return kept
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
@@ -99,7 +113,7 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Matrices [..., m, n] with the same singular vectors, and singular values between about 0.7 and 1.2."""
     wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = (matrices if wide else matrices.mT).to(torch.bfloat16)
+    x = (matrices if wide else matrices.mT).to(fast_dtype(matrices.device))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):

@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDPMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
@@ -23,7 +24,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from pipeline.training.digest import digest
 from pipeline.training.generate import SCHEDULE, generate
 from pipeline.training.latents import Latents
-from pipeline.training.precision import autocast, to_device
+from pipeline.training.precision import autocast, normal, to_device, training_device
+from pipeline.training.recorded import Batch
 from pipeline.training.show import write_grid
 from pipeline.training.staging import staged
 from pipeline.training.tokens import TOKENS
@@ -78,7 +80,7 @@ class UNetStage:
         batch_size: int,
         seed: int,
     ) -> None:
-        self._latents, self._batch_size, self._vae = latents, batch_size, vae
+        self._latents, self._batch_size, self._vae = latents.to(training_device()), batch_size, vae
         self.tokenizer = tokenizer
         self._tokens, self._blank = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
         self._shown = tokenize(tokenizer, [*_SHOWN, *[""] * len(_SHOWN)])
@@ -94,8 +96,7 @@ class UNetStage:
                 **UNET,
             )
         )
-        # The gradient of the fused kernel is slow for narrow heads on a CPU: half of a step was spent in it.
-        self.unet.set_attn_processor(AttnProcessor())
+        plain_attention(self.unet)
         self._noising = DDPMScheduler(**_ddpm())
 
         self.made_of = digest(latents.mean, latents.std, captions, sorted(UNET.items()), _LOW, _DROPPED)
@@ -109,17 +110,22 @@ class UNetStage:
             for name, weight in network.named_parameters()
         }
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Mean squared error of v."""
-        device = self.unet.device
+    def draw(self, generator: torch.Generator) -> Batch:
+        """Noisy latents, their v and timesteps, and the tokens of their captions."""
         chosen = torch.randint(len(self._latents), (self._batch_size,), generator=generator)
         tokens = self._tokens[chosen]
         tokens[torch.rand(len(chosen), generator=generator) < _DROPPED] = self._blank
-        noisy, target, times = noised(self._noising, self._latents, chosen, generator)
-        with autocast(device):
-            text = self.text_encoder(tokens.to(device)).last_hidden_state
-            estimate = self.unet(noisy.to(device), times.to(device), text, return_dict=False)[0].float()
-        return F.mse_loss(estimate, target.to(device)), {}
+        return {
+            **noised(self._noising, self._latents, chosen, generator),
+            "tokens": tokens.to(self.unet.device),
+        }
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of v."""
+        with autocast(self.unet.device):
+            text = self.text_encoder(batch["tokens"]).last_hidden_state
+            estimate = self.unet(batch["noisy"], batch["times"], text, return_dict=False)[0]
+        return F.mse_loss(estimate.float(), batch["v"]), {}
 
     def show(self, folder: Path, step: int) -> None:
         """Pictures of eight prompts."""
@@ -133,6 +139,12 @@ class UNetStage:
         write_grid(folder / f"samples-{step:06d}.png", images, len(_SHOWN))
 
 
+def plain_attention(network: UNet2DConditionModel | ControlNetModel) -> None:
+    """On a CPU, whose fused kernel has a slow gradient for narrow heads: half of a step was spent in it."""
+    if network.device.type == "cpu":
+        network.set_attn_processor(AttnProcessor())
+
+
 def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
     """Prompts to token numbers, int64 [n, tokens]."""
     ids: Tensor = tokenizer(
@@ -143,14 +155,14 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
 
 def noised(
     scheduler: DDPMScheduler, latents: Latents, chosen: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents with noise, the v that they hold (float32 [B, c, h, w] both), and their timesteps [B]."""
+) -> dict[str, Tensor]:
+    """`noisy` latents, the `v` that they hold (float32 [B, c, h, w] both), and their timesteps `times` [B]."""
     clean = latents.draw(chosen, generator)
     drawn = torch.rand(len(chosen), generator=generator) ** _LOW
-    times = (drawn * scheduler.config["num_train_timesteps"]).long()
-    noise = torch.randn(clean.shape, generator=generator)
+    times = (drawn * scheduler.config["num_train_timesteps"]).long().to(clean.device)
+    noise = normal(clean.shape, generator, clean.device)
     noisy = scheduler.add_noise(clean, noise, times).contiguous(memory_format=torch.channels_last)
-    return noisy, scheduler.get_velocity(clean, noise, times), times
+    return {"noisy": noisy, "v": scheduler.get_velocity(clean, noise, times), "times": times}
 
 
 def export(

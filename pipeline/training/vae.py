@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from pipeline.training.digest import digest
 from pipeline.training.images import Images, as_input
 from pipeline.training.precision import autocast, to_device
+from pipeline.training.recorded import Batch
 from pipeline.training.show import write_grid
 from pipeline.training.staging import staged
 
 CHANNELS: Final = 12
+DOWN: Final = 8
 _CROP: Final = 64
 """Pixels; a quarter of the batches are whole images instead, since normalisation sees more of a picture then."""
 _KL: Final = 2e-5
@@ -59,21 +61,27 @@ class VaeStage:
         """All weights."""
         return dict(self.vae.named_parameters())
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(self, generator: torch.Generator) -> Batch:
+        """Crops, and the noise that samples their posteriors."""
+        crops = self._crops(generator)
+        side = crops.shape[-1] // DOWN
+        noise = torch.randn(len(crops), CHANNELS, side, side, generator=generator)
+        return {"crops": crops.to(self.vae.device), "noise": noise.to(self.vae.device)}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Of one batch of crops."""
-        images = as_input(self._crops(generator)).to(self.vae.device)
+        images = as_input(batch["crops"])
         with autocast(self.vae.device):
             posterior = self.vae.encode(images).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
-            decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
+            decoded = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample.float()
         error = decoded - images
         absolute, squared = error.abs().mean(), error.square().mean()
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = posterior.kl().mean() / images[0].numel()
         return absolute + squared + 0.5 * edges + _KL * kl, {
-            "absolute": absolute.item(),
-            "psnr": psnr(decoded.detach(), images).mean().item(),
-            "kl": kl.item(),
+            "absolute": absolute.detach(),
+            "psnr": psnr(decoded.detach(), images).mean(),
+            "kl": kl.detach(),
         }
 
     def show(self, folder: Path, step: int) -> None:

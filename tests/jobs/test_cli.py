@@ -121,25 +121,40 @@ def test_embedded_hands_over_everything(monkeypatch: pytest.MonkeyPatch) -> None
         called.append((stage, work, options))
         return 5
 
-    vars(job).update(make_scenes=make_scenes, train_stage=train_stage)
+    vars(job).update(make_scenes=make_scenes, train_stage=train_stage, recipe_of=lambda name: f"the {name}")
     monkeypatch.setitem(sys.modules, "jobs.embedded", job)
     evaluate = put(monkeypatch, "evaluate_embedded", 0)
-    scenes = ["scenes", "--out", "o", "--stamps", "s", "--seen", "3", "--held-out", "2", "--per-shard", "1"]
+    scenes = [
+        "scenes",
+        "--out",
+        "o",
+        "--stamps",
+        "s",
+        "--seen",
+        "3",
+        "--held-out",
+        "2",
+        "--drawn",
+        "4",
+        "--per-shard",
+        "1",
+    ]
     runner = CliRunner()
     assert runner.invoke(app, ["embedded", *scenes]).exit_code == 0
-    assert runner.invoke(app, ["embedded", "train", "vae", "--work", "w", "--minutes", "9"]).exit_code == 5
+    train = ["train", "vae", "--work", "w", "--minutes", "9", "--recipe", "gpu"]
+    assert runner.invoke(app, ["embedded", *train]).exit_code == 5
     options = ["--shards", "x", "--out", "o", "--loras", "l", "--only", "a", "--only", "b", "--quick"]
     assert runner.invoke(app, ["embedded", "evaluate", *options]).exit_code == 0
     assert called == [
-        ("o", {"stamps": "s", "seen": 3, "held_out": 2, "per_shard": 1}),
-        ("vae", "w", {"minutes": 9.0}),
+        ("o", {"stamps": "s", "seen": 3, "held_out": 2, "drawn": 4, "per_shard": 1}),
+        ("vae", "w", {"minutes": 9.0, "recipe": "the gpu"}),
     ]
     assert evaluate.options == {
         "backbone": "embedded",
         "controlnet": None,
         "loras": "l",
         "shards": "x",
-        "elsewhere": None,
+        "target": None,
         "out": "o",
         "only": ["a", "b"],
         "quick": True,

@@ -29,6 +29,7 @@ from pipeline.lora_training import LoraStage
 from pipeline.storage import StorageError, open_fs
 from pipeline.techniques.lora import Lora
 from pipeline.training.loop import CHECKPOINT
+from pipeline.training.recorded import Batch
 from schemas import techniques as specs
 from schemas.lora import MANIFEST, LoraSpec
 from schemas.specfile import dump, load
@@ -148,7 +149,7 @@ def test_the_file_is_the_trained_network(
 
     def loss(stage: LoraStage) -> float:
         with torch.no_grad():
-            return stage.loss(torch.Generator().manual_seed(5))[0].item()
+            return stage.loss(stage.draw(torch.Generator().manual_seed(5)))[0].item()
 
     before = loss(merged)
     Lora(specs.Lora(type="lora", source=source), backbone).attach()
@@ -182,11 +183,11 @@ def test_a_signal_stops_after_a_step(
 ) -> None:
     loss, calls = LoraStage.loss, []
 
-    def and_stop(self: LoraStage, generator: torch.Generator) -> Any:
+    def and_stop(self: LoraStage, batch: Batch) -> Any:
         calls.append(1)
         if len(calls) == at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(self, generator)
+        return loss(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(LoraStage, "loss", and_stop)
@@ -198,7 +199,7 @@ def test_a_signal_stops_after_a_step(
 
 
 def test_a_second_signal_stops_at_once(spec: LoraSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def and_stop(self: LoraStage, generator: torch.Generator) -> Any:
+    def and_stop(self: LoraStage, batch: Batch) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("unreachable")
@@ -311,7 +312,7 @@ def test_what_is_wrong_is_said_before_work(spec: LoraSpec, tmp_path: Path) -> No
             )
         )
     make_tar(tmp_path / "empty.tar", [])
-    with pytest.raises(ValueError, match=r"found no image to train on in 1 shards \(no samples\)"):
+    with pytest.raises(ValueError, match=r"found no good image in 1 shards \(no samples\)"):
         train_lora.run(changed(spec, input={"shards": f"{tmp_path}/empty.tar"}))
     assert not Path(spec.lora).exists() and not Path(spec.work_folder).exists()
 

@@ -80,7 +80,7 @@ def test_the_loss_is_that_of_the_backbones_own_training(name: str) -> None:
     """Noise, or v where the scheduler says so; SDXL's sizes and pooled text; of DeepFloyd IF not the variance."""
     backbone = backbone_at(backbones.tiny(name))
     stage = stage_of(backbone)
-    loss, _ = stage.loss(generator(3))
+    loss, _ = stage.loss(stage.draw(generator(3)))
     assert loss.item() == pytest.approx(by_hand(backbone, stage, 3), rel=1e-4)
     loss.backward()
     assert all(factor.grad is not None for factor in stage.parameters().values())
@@ -91,15 +91,16 @@ def test_v_is_another_target_than_noise(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "sd15-tiny", folder)
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
-    noise = stage_of(backbone_at(GOLDEN / "sd15-tiny")).loss(generator())[0]
-    v = stage_of(backbone_at(folder)).loss(generator())[0]
+    stages = [stage_of(backbone_at(one)) for one in (GOLDEN / "sd15-tiny", folder)]
+    noise, v = (stage.loss(stage.draw(generator()))[0] for stage in stages)
     assert abs(noise.item() - v.item()) > 0.01
 
 
 def test_a_step_is_its_generators() -> None:
     stage = stage_of(backbone_at(GOLDEN / "sd15-tiny"))
-    assert torch.equal(stage.loss(generator(1))[0], stage.loss(generator(1))[0])
-    assert not torch.equal(stage.loss(generator(1))[0], stage.loss(generator(2))[0])
+    same, again, other = (stage.loss(stage.draw(generator(seed)))[0] for seed in (1, 1, 2))
+    assert torch.equal(same, again)
+    assert not torch.equal(same, other)
 
 
 def test_what_is_encoded() -> None:
@@ -129,7 +130,7 @@ def test_overfitting_lowers_the_loss(tmp_path: Path) -> None:
 
     @torch.no_grad()
     def mean_loss() -> float:
-        return sum(stage.loss(generator(1000 + seed))[0].item() for seed in range(8)) / 8
+        return sum(stage.loss(stage.draw(generator(1000 + seed)))[0].item() for seed in range(8)) / 8
 
     before = mean_loss()
     spec = spec_of(steps=20, learning_rate=3e-3, checkpoint_every=20, backbone={"batch_size": 2})
@@ -146,7 +147,7 @@ def test_gradient_checkpointing_changes_no_value() -> None:
     other = stage_of(backbone)
     backbone.network.enable_gradient_checkpointing()
     for stage in (plain, other):
-        stage.loss(generator())[0].backward()
+        stage.loss(stage.draw(generator()))[0].backward()
     for name, factor in plain.parameters().items():
         torch.testing.assert_close(factor.grad, other.parameters()[name].grad)
 

@@ -46,6 +46,13 @@ def test_the_moderate_file_is_never_the_last(path: Path, steps: int, share: floa
     assert load(str(path), overrides, LoraSpec).moderate_step == expected
 
 
+def test_checkpoints_need_a_folder_of_their_own(path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"work and lora are both './l'; give checkpoints a folder of their own"
+    ):
+        load(str(path), ["lora=./l", "work=l/"], LoraSpec)
+
+
 def test_a_url_needs_a_work_folder(path: Path) -> None:
     with pytest.raises(
         SpecError, match=r"'s3://b/x', and checkpoints need a local folder: give one as `work`"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.training.loop import CHECKPOINT, LOG, Settings, Trainer, step_generator
+from pipeline.training.recorded import Batch
 
 SETTINGS = Settings(steps=12, batch_size=4, learning_rate=0.05, warmup=3, checkpoint_every=5)
 
@@ -29,17 +30,20 @@ class Line:
     def parameters(self) -> Mapping[str, nn.Parameter]:
         return dict(self.layer.named_parameters())
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        x = torch.randn(8, 1, generator=generator)
-        return (self.layer(x) - 2 * x - 1).square().mean(), {"mean": x.mean().item()}
+    def draw(self, generator: torch.Generator) -> Batch:
+        return {"x": torch.randn(8, 1, generator=generator)}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        x = batch["x"]
+        return (self.layer(x) - 2 * x - 1).square().mean(), {"mean": x.mean()}
 
     def show(self, folder: Path, step: int) -> None:
         self.shown.append((step, self.layer.bias.item()))
 
 
 class Broken(Line):
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        return super().loss(generator)[0] * float("nan"), {}
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return super().loss(batch)[0] * float("nan"), {}
 
 
 def test_trains(tmp_path: Path) -> None:
@@ -201,7 +205,7 @@ def test_a_gradient_that_is_no_number_reaches_no_weight(tmp_path: Path) -> None:
     """A finite loss may have one: that of a square root at 0."""
     stage = Line()
 
-    def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return (stage.layer.bias * 0).sqrt().sum(), {}
 
     stage.loss = loss  # type: ignore[method-assign]

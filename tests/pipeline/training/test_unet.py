@@ -37,7 +37,8 @@ def test_v_is_what_turns_into_noise_and_picture(latents: Latents) -> None:
     """x_0 = a x_t - s v and noise = s x_t + a v (Salimans and Ho 2022, section 4)."""
     scheduler = DDPMScheduler(**unet._ddpm())
     chosen = torch.arange(8)
-    noisy, v, times = unet.noised(scheduler, latents, chosen, step_generator(0, 0))
+    drawn = unet.noised(scheduler, latents, chosen, step_generator(0, 0))
+    noisy, v, times = (drawn[name] for name in ("noisy", "v", "times"))
     kept = scheduler.alphas_cumprod[times][:, None, None, None]
     a, s = kept.sqrt(), (1 - kept).sqrt()
     again = step_generator(0, 0)
@@ -50,14 +51,14 @@ def test_v_is_what_turns_into_noise_and_picture(latents: Latents) -> None:
 
 
 def test_the_loss_is_that_of_a_generator(stage: unet.UNetStage) -> None:
-    same, again, other = (stage.loss(step_generator(0, step))[0].item() for step in (1, 1, 2))
+    same, again, other = (stage.loss(stage.draw(step_generator(0, step)))[0].item() for step in (1, 1, 2))
     assert same == again != other
 
 
 def test_text_and_unet_learn(stage: unet.UNetStage) -> None:
     parameters = stage.parameters()
     assert {name.split(".")[0] for name in parameters} == {"unet", "text_encoder"}
-    stage.loss(step_generator(0, 0))[0].backward()
+    stage.loss(stage.draw(step_generator(0, 0)))[0].backward()
     silent = [name for name, value in parameters.items() if value.grad is None]
     assert silent == []
 
@@ -66,7 +67,7 @@ def test_captions_are_kept_whole_where_none_is_dropped(stage: unet.UNetStage) ->
     """Dropping writes over rows of a copy, never over the captions themselves."""
     before = stage._tokens.clone()
     for step in range(8):
-        stage.loss(step_generator(1, step))
+        stage.loss(stage.draw(step_generator(1, step)))
     assert torch.equal(stage._tokens, before)
 
 

@@ -27,7 +27,7 @@ def test_the_loss_falls_as_reconstruction_improves(stage: vae.VaeStage, images: 
     optimizer = torch.optim.AdamW(stage.parameters().values(), lr=2e-3)
     losses = []
     for _ in range(12):
-        loss, logged = stage.loss(step_generator(0, 3))  # the same crops again
+        loss, logged = stage.loss(stage.draw(step_generator(0, 3)))  # the same crops again
         losses.append(loss.item())
         assert logged.keys() == {"absolute", "psnr", "kl"}
         optimizer.zero_grad()
@@ -39,7 +39,7 @@ def test_the_loss_falls_as_reconstruction_improves(stage: vae.VaeStage, images: 
 def test_crops_are_of_the_images(images: Images) -> None:
     """64 px scenes: a crop is a whole one, so each must be one of the images."""
     stage = vae.VaeStage(images, images, batch_size=3, seed=0)
-    crops = stage._crops(step_generator(0, 0))
+    crops = stage.draw(step_generator(0, 0))["crops"]
     assert crops.shape == (3, 3, 64, 64)
     assert all(any(torch.equal(crop, image) for image in images.pixels) for crop in crops)
 

@@ -23,6 +23,7 @@ from pipeline.backbone import Backbone
 from pipeline.embedded_figures import (
     denoising,
     edges,
+    lora_probe,
     pictures,
     pipelines,
     probe_figures,
@@ -79,8 +80,8 @@ class Evaluation:
     loras: Mapping[str, Path]
     """Those that are there, by what they are."""
     scenes: list[Scene]
-    elsewhere: list[Scene]
-    """Of another domain than LoRAs were trained on; may be empty."""
+    target: list[Scene]
+    """Of the domain that LoRAs were trained for; may be empty."""
     out: Path
     guidance: float
     sizes: Sizes
@@ -106,7 +107,7 @@ def run(
     controlnet: str | None = None,
     loras: str | None = None,
     shards: str,
-    elsewhere: str | None = None,
+    target: str | None = None,
     out: str,
     only: Sequence[str] | None = None,
     guidance: float = pipelines.GUIDANCE,
@@ -119,9 +120,9 @@ def run(
         controlnet: a folder; default: what ships beside the embedded backbone. Its figures are left out if that is
             not there.
         loras: folder with moderate.safetensors and overfitted.safetensors; as `controlnet`.
-        shards: of scenes that the backbone was not trained on, of the LoRAs' domain. Those that a LoRA was trained
-            on, which `lora.json` beside its file names, are passed over.
-        elsewhere: shards of scenes outside of the LoRAs' domain; without them, nothing is said of it.
+        shards: of scenes that the backbone was not trained on.
+        target: shards of scenes of the LoRAs' domain; without them, LoRAs have no figures. Scenes that a LoRA was
+            trained on, which `lora.json` beside its file names, are passed over.
         out: a local folder, made if need be.
         only: figures, of `FIGURES`; default: all.
         guidance: of generated pictures, classifier-free.
@@ -139,8 +140,8 @@ def run(
         folder=sources.locate(BackboneSpec(source=backbone)),
         controlnet=steering.controlnet(controlnet),
         loras=lora_files,
-        scenes=read_scenes(shards, sizes.scenes, steering.trained_on(lora_files)),
-        elsewhere=read_scenes(elsewhere, sizes.by_domain) if elsewhere else [],
+        scenes=read_scenes(shards, sizes.scenes),
+        target=read_scenes(target, sizes.scenes, steering.trained_on(lora_files)) if target else [],
         out=Path(out),
         guidance=guidance,
         sizes=sizes,
@@ -185,10 +186,13 @@ def _lora(given: Evaluation) -> list[Figure]:
     most, draws = given.sizes.by_domain, given.sizes.draws
     if missing := [name for name in (MODERATE, OVERFITTED) if name not in given.loras]:
         given.notes.append(f"lora: there is no {', no '.join(missing)} LoRA")
-    if not given.elsewhere:
-        given.notes.append("lora: no scenes from elsewhere were given")
-    domains = [("target domain", given.scenes[:most], Goal("at most", -3))]
-    domains += [("elsewhere", given.elsewhere, Goal("above", 0))] if given.elsewhere else []
+    if not given.target:
+        given.notes.append("lora: no scenes of their domain were given")
+        return []
+    domains = [
+        ("target domain", given.target[:most], Goal("at most", -3)),
+        ("elsewhere", given.scenes[:most], Goal("above", 0)),
+    ]
     return [
         denoising.lora_change(
             given.backbone, path, scenes, encoded(given.backbone, scenes), draws, where, goal
@@ -218,20 +222,32 @@ def _shift(given: Evaluation) -> list[Figure]:
 
 
 def _probe(given: Evaluation) -> list[Figure]:
-    lora = given.loras.get(MODERATE)
-    if len(given.scenes) <= given.sizes.probe.train:
-        raise ValueError(
-            f"the shards have {len(given.scenes)} scenes; the probe trains on {given.sizes.probe.train} and is"
-            " tested on others, so give more, or leave it out"
-        )
-    for what, there in ((probes.CONTROLNET, given.controlnet), (probes.LORA, lora)):
-        if there is None:
-            given.notes.append(f"probe: no rows with {what}, which is not there")
-    scores = probes.scores(
-        given.backbone, given.scenes, given.latents, given.controlnet, lora, given.sizes.probe
-    )
+    _check_enough(given.scenes, given.sizes.probe)
+    if given.controlnet is None:
+        given.notes.append("probe: no rows with ControlNet, which is not there")
+    scores = probes.scores(given.backbone, given.scenes, given.latents, given.controlnet, given.sizes.probe)
     given.tables["Linear probe, mIoU in percent"] = report.probe_table(scores)
     return probe_figures.figures(scores)
+
+
+def _lora_probe(given: Evaluation) -> list[Figure]:
+    if not given.target or not given.loras:
+        given.notes.append(
+            "lora-probe: there are no " + ("LoRAs" if given.target else "scenes of their domain")
+        )
+        return []
+    _check_enough(given.target, given.sizes.probe)
+    scores = lora_probe.lora_scores(given.folder, given.target, given.loras, given.sizes.probe)
+    given.tables["Linear probe in the LoRAs' domain, mIoU in percent"] = report.probe_table(scores)
+    return lora_probe.figures(scores, list(given.loras), next(iter(given.loras)))
+
+
+def _check_enough(scenes: Sequence[Scene], protocol: probes.Protocol) -> None:
+    if len(scenes) <= protocol.train:
+        raise ValueError(
+            f"the shards have {len(scenes)} scenes; the probe trains on {protocol.train} and is tested on others, so"
+            " give more, or leave it out"
+        )
 
 
 def _samples(given: Evaluation) -> list[Figure]:
@@ -250,6 +266,7 @@ FIGURES: Final[Mapping[str, Callable[[Evaluation], list[Figure]]]] = {
     "lora": _lora,
     "shift": _shift,
     "probe": _probe,
+    "lora-probe": _lora_probe,
     "samples": _samples,
 }
 """What can be measured, in this order."""

@@ -10,12 +10,13 @@ from PIL import Image
 SEEN = ("animals/birds/parrot.png", "food/fruit/plum.png", "vehicles/auto/van.png", "plants/trees/ash.png")
 HELD_OUT = ("animals/birds/duck.png", "plants/flowers/rose.png")
 """Names that the list of held-out cut-outs has."""
-_IGNORED = ("symbols/heart.png", "animals/birds/parrot_mirror.png", "food/fruit/cartoon/pear.png")
+DRAWN = ("food/fruit/cartoon/pear.png", "town/houses/cartoon/mill.png")
+_IGNORED = ("symbols/heart.png", "animals/birds/parrot_mirror.png", "symbols/cartoon/heart.png")
 
 
 def make_stamps(folder: Path) -> Path:
     """Write them, and some that must be passed over."""
-    for number, name in enumerate((*SEEN, *HELD_OUT, *_IGNORED)):
+    for number, name in enumerate((*SEEN, *HELD_OUT, *DRAWN, *_IGNORED)):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         _ellipse(number, width=90 + 8 * number, height=120 - 6 * number).save(path)

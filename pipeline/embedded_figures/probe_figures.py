@@ -7,7 +7,6 @@ from pipeline.embedded_figures.probes import (
     ALL_TAPS,
     BOTH,
     CONTROLNET,
-    LORA,
     RAW,
     TIMES,
     TWO_GROUPS,
@@ -70,7 +69,7 @@ def _by_noise(scores: Scores) -> list[Figure]:
 def _gains(scores: Scores) -> list[Figure]:
     """Of techniques beside plain features of the same t; goals are those of one technique on the best single tap."""
     single = best_tap(scores)
-    alone = [(t_row(t, name), t_row(t)) for t in TIMES for name in ("caption", CONTROLNET, LORA)]
+    alone = [(t_row(t, name), t_row(t)) for t in TIMES for name in ("caption", CONTROLNET)]
     together = [(t_row(t, BOTH), t_row(t)) for t in TIMES]
     together += [(TWO_SEEDS, t_row(50)), (TWO_GROUPS, t_row(50)), (TWO_GROUPS, TWO_SEEDS)]
     return [

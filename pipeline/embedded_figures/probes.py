@@ -1,6 +1,6 @@
 """What can be read off features: linear probes of twelve classes and background, by noise and by technique.
 
-The pilot's protocol (`pipeline.linear_probe`), once a seed: a seed draws the split into scenes to train on and to test
+One protocol (`pipeline.linear_probe`), once a seed: a seed draws the split into scenes to train on and to test
 on, an untrained network's weights, the probe's initial weights and its order, and takes one of a few draws of noise.
 Intervals are over seeds, all on the same scenes: they say how far the protocol's chance goes, not how other scenes
 would do. What two rows differ by is paired by seed.
@@ -33,7 +33,7 @@ STEERED_TIMES = (50, 200)
 ALL_TAPS = "four taps"
 """Concatenated, each brought to the resolution of the finest (16 x 16 at 128 px)."""
 RAW, UNTRAINED = "raw pixels and position", "untrained network, t = 50"
-CONTROLNET, LORA, BOTH = "ControlNet", "LoRA", "ControlNet and caption"
+CONTROLNET, BOTH = "ControlNet", "ControlNet and caption"
 _POSITION_CELL = 8
 """Pixels a side that become one cell of raw features, as the VAE reduces pictures."""
 Maps = Mapping[str, NDArray[Any]]
@@ -63,16 +63,12 @@ TWO_SEEDS = t_row(50, "two seeds")
 TWO_GROUPS = t_row(50, f"plain, and {BOTH}")
 
 
-def groups_of(draw: int, controlnet: Path | None, lora: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def groups_of(draw: int, controlnet: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """(row, feature group) of every row that is one group; the group's name is unique among draws of noise."""
     control = {"type": "controlnet", "source": str(controlnet)}
-    change = {"type": "lora", "source": str(lora)}
     steered: dict[str, dict[str, Any]] = {"caption": {"prompt": "{caption}"}}
     if controlnet is not None:
         steered[CONTROLNET] = {"techniques": [control]}
-    if lora is not None:
-        steered[LORA] = {"techniques": [change]}
-    if controlnet is not None:
         steered[BOTH] = {"prompt": "{caption}", "techniques": [control]}
 
     def named(number: int, fields: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +92,6 @@ def scores(
     scenes: Sequence[Scene],
     latents: Tensor,
     controlnet: Path | None,
-    lora: Path | None,
     protocol: Protocol,
 ) -> Scores:
     """Every row on one tap and on four taps; raw pixels, noise and the untrained network on each tap.
@@ -107,11 +102,11 @@ def scores(
         backbone: for its folder, and its text for the untrained network.
         scenes: to train and to test on.
         latents: of the scenes, clean.
-        controlnet, lora: None leaves their rows out.
+        controlnet: None leaves its rows out.
         protocol: how much of it.
     """
     taps, seeds = legacy_taps(backbone.folder), range(protocol.seeds)
-    draws = [dict(groups_of(draw, controlnet, lora)) for draw in range(min(protocol.draws, protocol.seeds))]
+    draws = [dict(groups_of(draw, controlnet)) for draw in range(min(protocol.draws, protocol.seeds))]
     groups = [group for of_draw in draws for group in of_draw.values()]
     features = extract(backbone.folder, scenes, groups, "float16")
     labels = torch.from_numpy(np.stack([scene.labels for scene in scenes]))
@@ -124,7 +119,7 @@ def scores(
         """By tap; `parts` has for each seed the maps whose channels are laid side by side."""
         return {
             tap: np.array(
-                [_score(_joined(of_seed, tap), labels, seed, protocol) for seed, of_seed in enumerate(parts)]
+                [score(joined(of_seed, tap), labels, seed, protocol) for seed, of_seed in enumerate(parts)]
             )
             for tap in chosen
         }
@@ -186,7 +181,7 @@ def features_of(
     return {tap: torch.cat([one[tap] for one in found]).half().cpu().numpy() for tap in taps}
 
 
-def _joined(parts: Sequence[Maps], tap: str) -> Tensor:
+def joined(parts: Sequence[Maps], tap: str) -> Tensor:
     """One tap's maps [scenes, C, h, w], or of all taps at the finest resolution, with the channels of all parts."""
     maps = [
         torch.from_numpy(values).float()
@@ -204,7 +199,7 @@ def _joined(parts: Sequence[Maps], tap: str) -> Tensor:
     )
 
 
-def _score(maps: Tensor, labels: Tensor, seed: int, protocol: Protocol) -> float:
+def score(maps: Tensor, labels: Tensor, seed: int, protocol: Protocol) -> float:
     """mIoU in percent on the scenes that the seed's split leaves for the test."""
     order = torch.randperm(len(maps), generator=torch.Generator().manual_seed(seed))
     train, test = order[: protocol.train], order[protocol.train :]

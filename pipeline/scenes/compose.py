@@ -63,9 +63,11 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-def compose(cutouts: Sequence[Cutout], size: int, rng: Generator) -> Scene:
-    """A scene of some of `cutouts`, [size, size] pixels. The generator alone decides what it shows."""
-    ground_name = GROUNDS[rng.integers(len(GROUNDS))]
+def compose(
+    cutouts: Sequence[Cutout], size: int, rng: Generator, grounds: tuple[str, ...] = GROUNDS
+) -> Scene:
+    """A scene of some of `cutouts` on one of `grounds`, [size, size] pixels, as the generator alone decides."""
+    ground_name = grounds[rng.integers(len(grounds))]
     backdrop = ground(ground_name, size, rng)
     count = 1 + int(rng.choice(len(_THINGS), p=_THINGS))
     while True:

@@ -1,4 +1,6 @@
-"""What scenes are made of: photographs of single things with a transparent ground, each with a class and a caption.
+"""What scenes are made of: single things with a transparent ground, each with a class and a caption.
+
+Most are photographs; the drawings among them are a domain of their own, which no backbone is trained on.
 
 They come from tuxpaint-stamps (Copyright Bill Kendrick and contributors, GPL-2), whose folders serve as classes.
 """
@@ -109,6 +111,8 @@ COLOURS: Final = {
     "brown": (120, 85, 55),
     "beige": (200, 175, 140),
 }
+_DRAWN = "cartoon"
+"""A folder of this name has drawings."""
 _LONGEST_SIDE = 192
 """Pixels; scenes are smaller."""
 _SMALLEST_SIDE = 40
@@ -134,13 +138,14 @@ class Cutout:
     """Whether no backbone may be trained on it."""
 
 
-def find_cutouts(folder: Path = STAMPS) -> list[Cutout]:
-    """All photographs among the stamps that are of a class, in the order of their names.
+def find_cutouts(folder: Path = STAMPS, *, drawn: bool = False) -> list[Cutout]:
+    """All photographs, or all drawings, among the stamps that are of a class, in the order of their names.
 
     Raises:
         FileNotFoundError: there are none.
     """
-    found = [cutout for path in sorted(folder.rglob("*.png")) if (cutout := _read(path, folder)) is not None]
+    paths = [path for path in sorted(folder.rglob("*.png")) if (_DRAWN in path.parts) == drawn]
+    found = [cutout for path in paths if (cutout := _read(path, folder)) is not None]
     if not found:
         raise FileNotFoundError(
             f"{folder} has no stamps with transparency; expected the folders of tuxpaint-stamps: install Debian's"
@@ -157,7 +162,7 @@ def held_out_names() -> frozenset[str]:
 
 def _read(path: Path, folder: Path) -> Cutout | None:
     name = path.relative_to(folder).as_posix()
-    if "cartoon" in name or re.search(r"(mirror|flip)\.png$", name):
+    if re.search(r"(mirror|flip)\.png$", name):
         return None
     class_name = next((kind for prefix, kind in _FOLDERS.items() if name.startswith(prefix)), None)
     rgba = None if class_name is None else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)

@@ -1,4 +1,4 @@
-"""Generated grounds: two bands of colour with a wavy border between them, and a soft texture."""
+"""Generated grounds: two bands of colour with a wavy border between them, and a soft texture; or squared paper."""
 
 from __future__ import annotations
 
@@ -36,11 +36,18 @@ _LOOKS: Final = {
     "pink wall": _Look((235, 170, 185), (225, 155, 170), 0.3, 4),
 }
 GROUNDS: Final = tuple(_LOOKS)
-"""What captions call them."""
+"""What captions call those of photographs."""
+PAPER: Final = "squared paper"
+"""That of drawings."""
+_PAPER, _LINES = (246, 243, 234), (150, 180, 225)
+_SQUARES: Final = 10
+"""Along a side."""
 
 
 def ground(name: str, size: int, rng: Generator) -> Pixels:
     """The ground `name`, [size, size, 3], 0 to 255."""
+    if name == PAPER:
+        return _squared_paper(size, rng)
     look = _LOOKS[name]
     above, below = (np.asarray(rgb, np.float32) + rng.normal(0, 10, 3) for rgb in (look.above, look.below))
     height = rng.uniform(0.35, 0.7) + 0.03 * waves(size, 32, rng) - np.linspace(0, 1, size)[:, None]
@@ -50,6 +57,13 @@ def ground(name: str, size: int, rng: Generator) -> Pixels:
     pixels = bands + (texture * look.texture * (0.3 + 0.7 * lower))[..., None]
     if name == "night":
         pixels[(rng.random((size, size)) < 0.003) & (lower < 0.5)] = 225
+    return np.clip(pixels, 0, 255).astype(np.float32)
+
+
+def _squared_paper(size: int, rng: Generator) -> Pixels:
+    pixels = np.tile(np.asarray(_PAPER, np.float32) + rng.normal(0, 4, 3), (size, size, 1))
+    step, (top, left) = size // _SQUARES, rng.integers(size // _SQUARES, size=2)
+    pixels[top::step] = pixels[:, left::step] = _LINES
     return np.clip(pixels, 0, 255).astype(np.float32)
 
 

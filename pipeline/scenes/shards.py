@@ -18,10 +18,11 @@ from webdataset import TarWriter
 
 from pipeline.scenes.compose import Scene, compose
 from pipeline.scenes.cutouts import Cutout, find_cutouts
+from pipeline.scenes.grounds import GROUNDS, PAPER
 
-Split = Literal["seen", "held-out"]
-"""Which cut-outs: those that backbones are trained on, or those that figures are taken on."""
-_STREAM: Final[dict[Split, int]] = {"seen": 0, "held-out": 1}
+Split = Literal["seen", "held-out", "drawn"]
+"""Which cut-outs: photographs that backbones are trained on, those that figures are taken on, or drawings on paper."""
+_STREAM: Final[dict[Split, int]] = {"seen": 0, "held-out": 1, "drawn": 2}
 _JPEG: Final = {"format": "JPEG", "quality": 95, "subsampling": 0}
 
 
@@ -52,7 +53,8 @@ def write_scenes(
         FileNotFoundError: no stamps.
         ValueError: none of them are of the split, or `out` holds shards of another division.
     """
-    pool = [cutout for cutout in find_cutouts(stamps) if cutout.held_out == (split == "held-out")]
+    found = find_cutouts(stamps, drawn=split == "drawn")
+    pool = found if split == "drawn" else [one for one in found if one.held_out == (split == "held-out")]
     if not pool:
         raise ValueError(f"{stamps} has no stamps that are {split}; expected those of tuxpaint-stamps")
     out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,8 @@ def write_scenes(
 
 def scene(number: int, split: Split, cutouts: Sequence[Cutout], size: int) -> Scene:
     """The scene of a number; it depends on nothing else."""
-    return compose(cutouts, size, np.random.default_rng([_STREAM[split], number]))
+    grounds = (PAPER,) if split == "drawn" else GROUNDS
+    return compose(cutouts, size, np.random.default_rng([_STREAM[split], number]), grounds)
 
 
 def sample(scene: Scene, key: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
         controlnet=write_controlnet(folder / "control"),
         loras=str(folder / "loras"),
         shards="embedded",
-        elsewhere="embedded",
+        target="embedded",
         out=str(folder / "out"),
         quick=True,
     )
@@ -59,7 +59,7 @@ def test_every_number_is_written(result: Path) -> None:
         "denoising loss with LoRA moderate, target domain",
         "denoising loss with LoRA moderate, elsewhere",
     ]
-    assert any("LoRA, t = 50, minus plain" in one["what"] for one in found["figures"]["probe"])
+    assert any("moderate, t = 50, minus plain" in one["what"] for one in found["figures"]["lora-probe"])
 
 
 def test_what_is_left_out_is_said(result: Path) -> None:
@@ -103,11 +103,11 @@ def test_what_a_lora_was_trained_on_is_not_measured_on(
     seen: list[Scene] = []
 
     def keep(given: Evaluation) -> list[Figure]:
-        seen.extend(given.scenes)
+        seen.extend(given.target)
         return []
 
     monkeypatch.setattr(evaluate_embedded, "FIGURES", {"lora": keep})
-    run(loras=str(tmp_path), shards="embedded", out=str(tmp_path / "out"), quick=True)
+    run(loras=str(tmp_path), shards="embedded", target="embedded", out=str(tmp_path / "out"), quick=True)
     assert len(seen) == evaluate_embedded.QUICK.scenes and first not in [scene.id for scene in seen]
 
 

@@ -92,7 +92,7 @@ def test_no_more_shards_are_read_than_images_are_asked_for(tmp_path: Path) -> No
 
 def test_no_image_at_all_is_refused(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, bad=("0.tar/0", "0.tar/1"))
-    with pytest.raises(ValueError, match=r"no image to train on in 1 shards \(2 undecodable-image\)"):
+    with pytest.raises(ValueError, match=r"no good image in 1 shards \(2 undecodable-image\)"):
         drawn(spec_of(tmp_path))
     make_tar(tmp_path / "0.tar", [])
     with pytest.raises(ValueError, match=r"in 1 shards \(no samples\)"):

@@ -30,10 +30,10 @@ def backbone() -> Any:
 
 
 def test_rows(backbone: Any, tmp_path: Path) -> None:
-    """With a ControlNet and without a LoRA: all rows but the LoRA's, noise on each tap, techniques on the best."""
+    """Noise on each tap, techniques on the best."""
     control = Path(write_controlnet(tmp_path / "control", tiny("sd2-v")))
     latents = encoded(backbone, SCENES)
-    found = probes.scores(backbone, SCENES, latents, control, None, PROTOCOL)
+    found = probes.scores(backbone, SCENES, latents, control, PROTOCOL)
     taps = legacy_taps(backbone.folder)
     steered = [t_row(t, name) for t in (50, 200) for name in ("caption", probes.CONTROLNET, probes.BOTH)]
     rows = [
@@ -52,7 +52,7 @@ def test_rows(backbone: Any, tmp_path: Path) -> None:
             values.shape == (2,) and (values >= 0).all() and (values <= 100).all()
             for values in by_tap.values()
         )
-    again = probes.scores(backbone, SCENES, latents, control, None, PROTOCOL)
+    again = probes.scores(backbone, SCENES, latents, control, PROTOCOL)
     for row, by_tap in found.items():
         for tap, values in by_tap.items():
             np.testing.assert_array_equal(values, again[row][tap])
@@ -68,20 +68,20 @@ def test_seeds_take_draws_in_turn(backbone: Any, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(probes, "extract", keep)
     latents, protocol = encoded(backbone, SCENES), Protocol(4, 3, 2, Training(side=8, steps=2, batch=16))
-    found = probes.scores(backbone, SCENES, latents, None, None, protocol)
-    assert len(seen) == 2 * len(dict(probes.groups_of(0, None, None)))
+    found = probes.scores(backbone, SCENES, latents, None, protocol)
+    assert len(seen) == 2 * len(dict(probes.groups_of(0, None)))
     assert {group["seed"] for group in seen} == {0, 1, 1000, 1001}
     assert all(len(values) == 3 for by_tap in found.values() for values in by_tap.values())
 
 
 def test_without_a_controlnet(backbone: Any) -> None:
-    rows = [row for row, _ in probes.groups_of(0, None, Path("x.safetensors"))]
-    assert t_row(50, probes.LORA) in rows and not any(probes.CONTROLNET in row for row in rows)
+    rows = [row for row, _ in probes.groups_of(0, None)]
+    assert t_row(50, "caption") in rows and not any(probes.CONTROLNET in row for row in rows)
 
 
 def test_groups_are_what_rows_say() -> None:
     """All of a seed have its noise, but for the second draw; and each is a group that a spec takes."""
-    groups = dict(probes.groups_of(3, Path("control"), Path("x.safetensors")))
+    groups = dict(probes.groups_of(3, Path("control")))
     made = {
         row: Group.model_validate({"taps": "legacy", "prompt": "a photo", **fields})
         for row, fields in groups.items()
@@ -95,7 +95,6 @@ def test_groups_are_what_rows_say() -> None:
         and both.prompt == "{caption}"
         and [one.type for one in both.techniques] == ["controlnet"]
     )
-    assert [one.type for one in made[t_row(50, probes.LORA)].techniques] == ["lora"]
     assert made[t_row(50, "caption")].techniques == [] and made[t_row(50)].prompt == "a photo"
 
 
@@ -131,11 +130,11 @@ def test_taps_are_joined_at_the_finest_resolution() -> None:
     """Channels of all taps of all groups, and of one tap only its own."""
     rng = np.random.default_rng(0)
     first, second = ({"coarse": rng.random((1, 2, 2, 2)), "fine": rng.random((1, 3, 4, 4))} for _ in range(2))
-    joined = probes._joined([first, second], ALL_TAPS)
+    joined = probes.joined([first, second], ALL_TAPS)
     assert joined.shape == (1, 10, 4, 4)
     torch.testing.assert_close(joined[:, 7:], torch.from_numpy(second["fine"]).float())
     torch.testing.assert_close(joined[0, :2, 0, 0], torch.from_numpy(first["coarse"][0, :, 0, 0]).float())
-    assert probes._joined([first, second], "coarse").shape == (1, 4, 2, 2)
+    assert probes.joined([first, second], "coarse").shape == (1, 4, 2, 2)
 
 
 def made_up(**changes: float) -> Scores:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.scenes.cutouts import CLASSES, find_cutouts, held_out_names
-from tests.stamps import HELD_OUT, SEEN, make_stamps
+from tests.stamps import DRAWN, HELD_OUT, SEEN, make_stamps
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +16,12 @@ def stamps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_only_photographs_of_a_class_are_taken(stamps: Path) -> None:
-    """Cartoons, mirrored copies, symbols, opaque and tiny pictures are not."""
+    """Drawings, mirrored copies, symbols, opaque and tiny pictures are not."""
     assert [cutout.name for cutout in find_cutouts(stamps)] == sorted((*SEEN, *HELD_OUT))
+
+
+def test_drawings_are_apart(stamps: Path) -> None:
+    assert [cutout.name for cutout in find_cutouts(stamps, drawn=True)] == sorted(DRAWN)
 
 
 def test_held_out_is_what_the_list_says(stamps: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline.scenes.cutouts import find_cutouts
-from pipeline.scenes.shards import scene, write_scenes
+from pipeline.scenes.shards import Split, scene, write_scenes
 from pipeline.shards import list_shards, read_shard
 from schemas.spec import Input
-from tests.stamps import HELD_OUT, make_stamps
+from tests.stamps import DRAWN, HELD_OUT, SEEN, make_stamps
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +62,18 @@ def test_labels_are_what_was_composed(stamps: Path, tmp_path: Path) -> None:
         assert np.abs(picture - made.pixels).mean() < 6  # JPEG
 
 
-def test_seen_scenes_never_show_a_held_out_cutout(stamps: Path, tmp_path: Path) -> None:
-    [path] = write_scenes(tmp_path, "seen", 30, stamps=stamps, size=48)
+@pytest.mark.parametrize(("split", "cutouts"), [("seen", SEEN), ("held-out", HELD_OUT), ("drawn", DRAWN)])
+def test_scenes_show_cutouts_of_their_split(
+    stamps: Path, tmp_path: Path, split: Split, cutouts: tuple[str, ...]
+) -> None:
+    [path] = write_scenes(tmp_path, split, 30, stamps=stamps, size=48)
     shown = {
         one["cutout"]
         for name, data in _members(path).items()
         if name.endswith(".json")
         for one in json.loads(data)["objects"]
     }
-    assert shown
-    assert not shown & set(HELD_OUT)
+    assert shown == set(cutouts)
 
 
 def test_shards_of_another_division_are_not_mixed_in(stamps: Path, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def _sample_prompts(samples: Samples | None, drawn: Drawn) -> list[str]:
 def _export(spec: LoraSpec, stage: LoraStage, manifest: LoraManifest, name: str, step: int) -> None:
     """Write the factors as they are now into the work folder."""
     assert spec.alpha is not None
-    data = to_file(stage.parameters(), spec.alpha, lora_folder.about(spec, manifest, step))
+    data = to_file(stage.parameters(), spec.alpha, lora_folder.about(spec, manifest, step), spec.dtype)
     path = Path(spec.work_folder, lora_folder.weights_name(name)).absolute()
     storage.put(LocalFileSystem(), str(path), data)
 

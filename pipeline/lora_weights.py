@@ -18,6 +18,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from schemas.model import Dtype
+
 Layers = Literal["locon", "linear"]
 _BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.")
 _KINDS: dict[Layers, tuple[type[nn.Module], ...]] = {
@@ -85,7 +87,9 @@ def without_factors(network: Any) -> Iterator[None]:
         network.enable_adapters()
 
 
-def to_file(factors: Mapping[str, Tensor], alpha: float, about: Mapping[str, Any]) -> bytes:
+def to_file(
+    factors: Mapping[str, Tensor], alpha: float, about: Mapping[str, Any], dtype: Dtype = "float32"
+) -> bytes:
     """A safetensors file of factors as `add_factors` names them; the same bytes for the same values.
 
     Args:
@@ -93,11 +97,12 @@ def to_file(factors: Mapping[str, Tensor], alpha: float, about: Mapping[str, Any
         alpha: of every layer.
         about: what else the file says of itself, as JSON under `gatehouse` in its metadata. There is only this one
             key, since safetensors writes several in any order.
+        dtype: of the file's factors.
     """
     tensors = {}
     for name, value in factors.items():
         path, _, role = name.rpartition(".")
         key = f"lora_unet_{path.replace('.', '_')}"
-        tensors[f"{key}.{role}.weight"] = value.detach().cpu().contiguous()
+        tensors[f"{key}.{role}.weight"] = value.detach().cpu().to(getattr(torch, dtype)).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(float(alpha))
     return save(tensors, {"gatehouse": json.dumps(dict(about))})

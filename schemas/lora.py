@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.groups import PLACEHOLDER, check_placeholders
-from schemas.model import Model, Url
+from schemas.model import Dtype, Model, Url
 from schemas.receipts import Receipt, fingerprint
 from schemas.spec import Backbone, Input
 
@@ -89,6 +89,8 @@ class LoraSpec(Model):
     """Share of the steps after which `moderate.safetensors` is taken."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Of AdamW, after a warm-up over a twentieth of the steps and until it falls to 0 over the last tenth."""
+    dtype: Dtype = "float32"
+    """Of the files; float16 halves them."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: slower, but SDXL at 1024 px fits smaller GPUs."""
     checkpoint_every: int = Field(default=250, ge=1)

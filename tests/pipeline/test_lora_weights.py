@@ -174,3 +174,13 @@ def test_the_seed_makes_the_first_factors() -> None:
 )
 def test_the_default_rank_follows_the_networks_width(channels: tuple[int, ...], rank: int) -> None:
     assert default_rank({"block_out_channels": channels}) == rank
+
+
+def test_half_as_large(tmp_path: Path) -> None:
+    factors = trained(load("sd1"))
+    whole, half = (to_file(factors, ALPHA, {}, dtype) for dtype in ("float32", "float16"))
+    assert len(half) < 0.6 * len(whole)
+    (tmp_path / "half.safetensors").write_bytes(half)
+    with safe_open(tmp_path / "half.safetensors", "pt") as file:
+        downs = [key for key in file.keys() if key.endswith("lora_down.weight")]
+        assert {file.get_tensor(key).dtype for key in downs} == {torch.float16}

@@ -146,6 +146,10 @@ def run(
         guidance=guidance,
         sizes=sizes,
     )
+    if "probe" in names:
+        _check_enough("shards", evaluation.scenes, sizes.probe)
+    if "lora-probe" in names and target and lora_files:
+        _check_enough("target", evaluation.target, sizes.probe)
     evaluation.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Figure]] = {}
     seconds: dict[str, float] = {}
@@ -154,7 +158,8 @@ def run(
         found[name] = FIGURES[name](evaluation)
         seconds[name] = round(perf_counter() - start, 1)
         console.print(f"{name}: {seconds[name]:.0f} s", highlight=False)
-    about = report.about(evaluation.folder, len(evaluation.scenes), shards, quick)
+    scenes = {"shards": (shards, len(evaluation.scenes)), "target": (target or "", len(evaluation.target))}
+    about = report.about(evaluation.folder, scenes, quick)
     report.write(evaluation.out, about, found, seconds, evaluation.notes, evaluation.tables)
     report.show(console, found, evaluation.notes)
     console.print(str(evaluation.out), markup=False, highlight=False, soft_wrap=True)
@@ -222,7 +227,6 @@ def _shift(given: Evaluation) -> list[Figure]:
 
 
 def _probe(given: Evaluation) -> list[Figure]:
-    _check_enough(given.scenes, given.sizes.probe)
     if given.controlnet is None:
         given.notes.append("probe: no rows with ControlNet, which is not there")
     scores = probes.scores(given.backbone, given.scenes, given.latents, given.controlnet, given.sizes.probe)
@@ -236,16 +240,15 @@ def _lora_probe(given: Evaluation) -> list[Figure]:
             "lora-probe: there are no " + ("LoRAs" if given.target else "scenes of their domain")
         )
         return []
-    _check_enough(given.target, given.sizes.probe)
     scores = lora_probe.lora_scores(given.folder, given.target, given.loras, given.sizes.probe)
     given.tables["Linear probe in the LoRAs' domain, mIoU in percent"] = report.probe_table(scores)
-    return lora_probe.figures(scores, list(given.loras), next(iter(given.loras)))
+    return lora_probe.figures(scores, list(given.loras))
 
 
-def _check_enough(scenes: Sequence[Scene], protocol: probes.Protocol) -> None:
+def _check_enough(what: str, scenes: Sequence[Scene], protocol: probes.Protocol) -> None:
     if len(scenes) <= protocol.train:
         raise ValueError(
-            f"the shards have {len(scenes)} scenes; the probe trains on {protocol.train} and is tested on others, so"
+            f"the {what} have {len(scenes)} scenes; the probe trains on {protocol.train} and is tested on others, so"
             " give more, or leave it out"
         )
 

@@ -25,15 +25,15 @@ _HEADS = ("what", "value", "95% interval", "n", "goal", "reached")
 Figures = Mapping[str, Sequence[Figure]]
 
 
-def about(backbone: Path, scenes: int, shards: str, quick: bool) -> dict[str, Any]:
+def about(backbone: Path, scenes: Mapping[str, tuple[str, int]], quick: bool) -> dict[str, Any]:
     """What the figures belong to and depend on."""
     weights = checkpoint.fingerprint(backbone, families.family(backbone).weighted_parts())
     return {
         "version": 1,
         "scale": "quick" if quick else "full",
         "weights": weights,
-        "shards": shards.rstrip("/").rpartition("/")[2],
-        "scenes": scenes,
+        **{what: url.rstrip("/").rpartition("/")[2] for what, (url, _) in scenes.items()},
+        "scenes": {what: count for what, (_, count) in scenes.items()},
         "device": device.name(device.choose("auto")),
         "threads": torch.get_num_threads(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},

@@ -203,8 +203,9 @@ def _show_plan(console: Console, spec: LoraSpec, folder: Path, drawn: Drawn, dev
     table.add_row("checkpoint", spec.work_folder)
     table.add_row("backbone", f"{spec.backbone.source}, {checkpoint.pipeline_class(folder)}")
     table.add_row("layers", f"{spec.layers}, rank {spec.rank}, alpha {spec.alpha:g}")
+    size = {"float16": 2, "float32": 4}[spec.dtype]
     table.add_row(
-        "trained", f"{numbers / 1e6:,.2f} million numbers; two files of {4 * numbers / 2**20:,.1f} MiB"
+        "trained", f"{numbers / 1e6:,.2f} million numbers; two files of {size * numbers / 2**20:,.1f} MiB"
     )
     passes = spec.steps * spec.backbone.batch_size / len(drawn.examples)
     table.add_row("steps", f"{spec.steps:,}, each image about {passes:,.0f} times, on {devices.name(device)}")

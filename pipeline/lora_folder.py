@@ -56,6 +56,7 @@ def make_manifest(spec: LoraSpec, folder: Path, drawn: Drawn) -> LoraManifest:
             "layers": spec.layers,
             "rank": spec.rank,
             "alpha": spec.alpha,
+            "dtype": spec.dtype,
             "steps": spec.steps,
             "moderate_at": spec.moderate_at,
             "learning_rate": spec.learning_rate,

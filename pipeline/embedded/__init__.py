@@ -1,4 +1,4 @@
-"""What ships with the package: a small backbone and a few shards, for the demo and the tests (see README.md)."""
+"""What ships: a small backbone, its techniques and a few shards, for the demo and the tests (see README.md)."""
 
 from pathlib import Path
 

@@ -66,15 +66,15 @@ def lora_scores(
     return {row: {tap: of(number, tap) for tap in (*taps, ALL_TAPS)} for number, row in enumerate(rows)}
 
 
-def figures(scores: Scores, loras: Sequence[str], goal_of: str) -> list[Figure]:
-    """Each LoRA beside plain features of the same t, the goal that of `goal_of` on the best single tap; then all."""
+def figures(scores: Scores, loras: Sequence[str]) -> list[Figure]:
+    """Each LoRA beside plain features of the same t, with a goal on the best single tap; then all."""
     single = best_tap(scores)
     found = [
         Figure(
             f"linear probe in the LoRAs' domain, {tap}: {t_row(t, name)}, minus plain",
             paired(scores[t_row(t, name)][tap], scores[t_row(t)][tap]),
             "points",
-            Goal("above", 0) if tap == single and name == goal_of else None,
+            Goal("above", 0) if tap == single else None,
         )
         for t in STEERED_TIMES
         for name in loras

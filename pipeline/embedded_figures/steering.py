@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from safetensors import safe_open
+
 from pipeline import embedded, sources
-from schemas.lora import MANIFEST, MODERATE, OVERFITTED, LoraManifest
+from schemas.lora import MODERATE, OVERFITTED
 
 _CONTROLNET, _LORAS = "controlnet-canny", "loras"
 """Folders beside the embedded backbone."""
@@ -41,11 +44,10 @@ def loras(given: str | None) -> dict[str, Path]:
 
 
 def trained_on(loras: dict[str, Path]) -> set[str]:
-    """Images that LoRAs were trained on, as SHARD/KEY with the shard's file name; from lora.json beside them."""
-    manifests = {path.with_name(MANIFEST) for path in loras.values()}
-    return {
-        "/".join(image.split("/")[-2:])
-        for path in manifests
-        if path.is_file()
-        for image in LoraManifest.model_validate_json(path.read_bytes()).images
-    }
+    """Images that LoRAs were trained on, as SHARD/KEY with the shard's file name; what the files say of themselves."""
+    found = set()
+    for path in loras.values():
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("gatehouse", "{}"))
+        found |= {"/".join(image.split("/")[-2:]) for image in about.get("images", [])}
+    return found

@@ -1,1 +1,1 @@
-"""Scenes to train and test on: photographs of single things, pasted over generated grounds, with all their labels."""
+"""Scenes to train and test on: single things pasted over generated grounds, with all their labels."""

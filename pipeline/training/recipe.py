@@ -70,7 +70,7 @@ RECIPES: Final = {
         },
     ),
 }
-"""`gpu` made the files that ship with the package; `cpu` takes each stage less than an hour on two cores that multiply
+"""`gpu` made the files that ship; `cpu` is planned for about an hour a stage on two cores that multiply
 bfloat16 fast, and sees a fifth as many images."""
 
 
@@ -101,7 +101,9 @@ def train(
             results of earlier stages.
     """
     stage = _STAGES[name](work, recipe)
-    trainer = Trainer(stage, recipe.stages[name], work / name, recorded=training_device().type == "cuda")
+    settings = recipe.stages[name]
+    recorded = training_device().type == "cuda" and settings.optimizer == "muon"
+    trainer = Trainer(stage, settings, work / name, recorded=recorded)
     done = trainer.run(stop_after_s=stop_after_s, on_step=on_step)
     if done:
         with trainer.averaged(), torch.no_grad():

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from jobs import evaluate_embedded
 from jobs.evaluate_embedded import FIGURES, Evaluation, run
 from pipeline import embedded, families
+from pipeline.embedded_figures import steering
 from pipeline.embedded_figures.figure import Figure
 from pipeline.embedded_figures.scenes import Scene, read_scenes
-from schemas.lora import LoraManifest
 from tests import loras
 from tests.controls import write_controlnet
 
@@ -95,11 +95,8 @@ def test_what_a_lora_was_trained_on_is_not_measured_on(
 ) -> None:
     """Guards against figures of pictures that a LoRA has by heart."""
     first = read_scenes("embedded", 2)[0].id
-    manifest = LoraManifest(
-        gatehouse="1", identity={}, images=[f"elsewhere/{first[0]}/{first[1]}"], spec={}, libraries={}
-    )
-    (tmp_path / "lora.json").write_bytes(manifest.to_bytes())
-    save_file({}, tmp_path / "moderate.safetensors")
+    about = json.dumps({"images": [f"elsewhere/{first[0]}/{first[1]}"]})
+    save_file({}, tmp_path / "moderate.safetensors", {"gatehouse": about})
     seen: list[Scene] = []
 
     def keep(given: Evaluation) -> list[Figure]:
@@ -109,6 +106,10 @@ def test_what_a_lora_was_trained_on_is_not_measured_on(
     monkeypatch.setattr(evaluate_embedded, "FIGURES", {"lora": keep})
     run(loras=str(tmp_path), shards="embedded", target="embedded", out=str(tmp_path / "out"), quick=True)
     assert len(seen) == evaluate_embedded.QUICK.scenes and first not in [scene.id for scene in seen]
+
+
+def test_the_shipped_loras_say_what_they_were_trained_on() -> None:
+    assert len(steering.trained_on(steering.loras(None))) == 30
 
 
 def test_only_some(tmp_path: Path) -> None:

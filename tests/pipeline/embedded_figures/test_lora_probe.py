@@ -36,12 +36,12 @@ def test_with_and_without(lora: Path) -> None:
 
 
 def test_figures() -> None:
-    """Differences are paired by seed, and one LoRA on one tap has the goal."""
+    """Differences are paired by seed, and those on the best tap have a goal."""
     taps = {"a": np.array([10.0, 20.0]), "b": np.array([5.0, 5.0]), ALL_TAPS: np.array([30.0, 40.0])}
     better = {tap: values + np.array([1.0, 2.0]) for tap, values in taps.items()}
     scores = {"t = 50": taps, "x, t = 50": better, "t = 200": taps, "x, t = 200": taps}
     assert best_tap(scores) == "a"
-    found = lora_probe.figures(scores, ["x"], "x")
+    found = lora_probe.figures(scores, ["x"])
     assert [(one.what.split(", ")[1], one.value.mean) for one in found[:4]] == [
         ("a: x", 1.5),
         (f"{ALL_TAPS}: x", 1.5),

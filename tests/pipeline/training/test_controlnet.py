@@ -62,6 +62,6 @@ def test_only_the_controlnet_is_trained(stage: ControlNetStage, tmp_path: Path) 
 
 def test_the_edges_are_those_of_the_drawn_images(stage: ControlNetStage, images: Images) -> None:
     drawn = stage.draw(step_generator(0, 0))
-    every = edges(images.pixels)
-    assert all(any(torch.equal(one, other) for other in every) for one in drawn["edges"])
+    chosen = torch.randint(len(images), (len(drawn["edges"]),), generator=step_generator(0, 0))
+    assert torch.equal(drawn["edges"], edges(images.pixels[chosen]))
     assert stage.loss(drawn)[0].isfinite()

@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --no-input --disable-pip-version-check --const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo demo-gate test test-browser lint format bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.stamp-run  ## set up .venv with what the product needs
 
@@ -18,8 +18,16 @@ demo: $(VENV)/.stamp-run  ## run the main job on embedded data: images -> store 
 	$(BIN)/gatehouse extract infra/demo.yaml
 	$(BIN)/gatehouse inspect demo-store
 
+demo-gate: $(VENV)/.stamp-run  ## select techniques by GATE, and extract what it selected
+	$(BIN)/gatehouse gate infra/demo-gate.yaml
+	$(BIN)/gatehouse extract infra/demo.yaml --set store=./demo-gate/features --set groups=./demo-gate/selection.json
+	@echo demo-gate/report.html
+
 test: $(VENV)/.stamp-test  ## run the tests (ARGS="-k noise" picks some)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-browser: $(VENV)/.stamp-test  ## look at GATE's report in a real browser, if there is a Chromium
+	$(BIN)/python -m pytest tests/browser -rs $(ARGS)
 
 lint: $(VENV)/.stamp-dev  ## check style, format and types
 	$(BIN)/ruff check .
@@ -34,7 +42,7 @@ bench: $(VENV)/.stamp-test  ## measure speed and bytes, as ratios within one run
 	$(BIN)/python -m jobs.bench $(ARGS)
 
 clean:  ## remove all that these targets make
-	rm -rf $(VENV) demo-store demo-store-inspect.png build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-store demo-store-inspect.png demo-gate build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # torch first and alone: everything else is small beside it, and must not choose another release.

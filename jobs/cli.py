@@ -105,6 +105,25 @@ def caption(
 
 
 @app.command()
+def gate(
+    spec: Annotated[str, typer.Argument(help="Path or URL of the GATE spec, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as in images=64.")
+    ] = None,
+    dry_run: DryRun = False,
+    serial: Annotated[bool, typer.Option("--serial", help="One process, no Ray: for debugging.")] = False,
+) -> None:
+    """A few images in; which techniques suppress content shift, and the feature groups to extract, out."""
+    from schemas.gate import GateSpec
+    from schemas.specfile import load
+
+    checked = load(spec, overrides or (), GateSpec)
+    from jobs.gate import run  # after the check, which must not wait for torch and Ray
+
+    raise typer.Exit(run(checked, dry_run=dry_run, serial=serial))
+
+
+@app.command()
 def train_lora(
     spec: Annotated[str, typer.Argument(help="Path or URL of the LoRA spec, a YAML file.")],
     overrides: Annotated[

@@ -220,11 +220,15 @@ def _absolute(spec: ExtractSpec) -> ExtractSpec:
         for group in spec.groups
     ]
     captions = spec.input.captions and storage.absolute(spec.input.captions)
+    selection = spec.selection
+    if selection is not None:
+        selection = selection.model_copy(update={"url": storage.absolute(selection.url)})
     return spec.model_copy(
         update={
             "store": storage.absolute(spec.store),
             "backbone": backbone,
             "groups": groups,
+            "selection": selection,
             "input": spec.input.model_copy(update={"captions": captions}),
         }
     )

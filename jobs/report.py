@@ -64,7 +64,10 @@ def show_plan(console: Console, plan: Plan, probe: Probe, actors: int, held_byte
     table.add_row("bytes in all", f"{size(plan.row_bytes * plan.rows)}, before compression")
     table.add_row("rows a block", f"{plan.manifest.rows_per_block:,}")
     table.add_row("timesteps", ", ".join(f"{group}: {at}" for group, at in plan.manifest.timesteps.items()))
-    table.add_row("passes of the network", f"{probe.network_calls} an image")
+    if plan.spec.selection is not None:
+        table.add_row("groups", f"of the selection {plan.spec.selection.url}")
+    scores = f", {probe.reference_calls} of them for scores alone" if probe.reference_calls else ""
+    table.add_row("passes of the network", f"{probe.network_calls} an image{scores}")
     table.add_row("actors", f"{actors} on {probe.device}")
     table.add_row("memory an actor", f"about {size(memory)} at batch size {batch}")
     seconds = probe.seconds_per_image * plan.rows / actors

@@ -159,7 +159,7 @@ def index_table(
     manifest: Manifest, records: Sequence[Record], assignment: Assignment, attempt: str
 ) -> pa.Table:
     """Records as the index's columns."""
-    schema = index_schema(manifest.groups)
+    schema = index_schema(manifest.groups, scores=manifest.scored)
     lines = [
         {
             "row": record.row,
@@ -177,6 +177,7 @@ def index_table(
             "box": None if record.box is None else dict(zip(BOX.names, record.box, strict=True)),
             "sha256": record.sha256,
             "groups": {group: _group_outcome(record, group) for group in manifest.groups},
+            "scores": {group: record.scores.get(group) for group in manifest.groups},
         }
         for record in records
     ]

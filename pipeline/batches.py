@@ -58,6 +58,8 @@ class Record:
     sha256: str | None = None
     groups: dict[str, str | None] = field(default_factory=dict)
     """Reason of each feature group's failure, None where it is stored."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Of feature groups that are stored, where the spec asks for them."""
     row: int | None = None
     """Place among the attempt's rows; the attempt turns it into a row of the arrays."""
 

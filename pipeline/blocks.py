@@ -50,6 +50,11 @@ class BlockAssembler:
             if record.reason is None:
                 assert features is not None
                 record.groups = {group: reasons[slot] for group, reasons in features.reasons.items()}
+                record.scores = {
+                    group: float(scores[slot])
+                    for group, scores in features.scores.items()
+                    if record.groups[group] is None
+                }
             self.records.append(record)
             self._keep_pooled(slot, record, features)
             if self._arrays:

@@ -15,7 +15,7 @@ from pipeline import families, sources, techniques
 from pipeline.batch import Batch
 from pipeline.decode import Decoded, fitted, fitted_beside, picture
 from pipeline.features import Features, make_engine
-from pipeline.identity import check_weights
+from pipeline.identity import check_selection, check_weights
 from pipeline.layouts import layouts
 from pipeline.store import read_manifest
 from schemas.receipts import ArrayLayout
@@ -38,6 +38,7 @@ class FeatureExtractor:
 
     def __init__(self, spec: ExtractSpec) -> None:
         folder = sources.locate(spec.backbone)
+        check_selection(spec, folder)
         for group in spec.groups:
             techniques.check(group.techniques, families.family(folder), folder)
         self._set_up(spec, layouts(spec, folder))
@@ -131,7 +132,9 @@ class FeatureExtractor:
     def _set_up(self, spec: ExtractSpec, arrays: Sequence[ArrayLayout]) -> None:
         self.spec = spec
         self._arrays = list(arrays)
-        self._engine = make_engine(spec, arrays, devices.choose(spec.cluster.device))
+        # Scores take passes of their own, and are no features.
+        unscored = spec.model_copy(update={"output": spec.output.model_copy(update={"scores": None})})
+        self._engine = make_engine(unscored, arrays, devices.choose(spec.cluster.device))
 
     def _picture(self, image: ImageLike) -> Image.Image:
         """Upright, in RGB, of its own size."""

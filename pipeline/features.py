@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import attn, families, noise, sources, techniques
+from pipeline import attn, families, noise, scores, sources, techniques
 from pipeline.backbone import Backbone, Text
 from pipeline.batch import Batch
 from pipeline.geometry import cells
@@ -29,7 +29,7 @@ from pipeline.tiles import Blend, Place, places
 from schemas import taps as tap_names
 from schemas.groups import Group
 from schemas.receipts import ArrayLayout
-from schemas.spec import ExtractSpec
+from schemas.spec import ExtractSpec, Scores
 
 GroupTap = tuple[str, str]
 _TORCH = {"float16": torch.float16, "float32": torch.float32}
@@ -45,6 +45,8 @@ class Features:
     """Mean over the cells of the picture before the cast, [B, C]."""
     reasons: dict[str, list[str | None]]
     """Per group and slot: why the group failed there, or None."""
+    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Per group that has one, where the spec asks for it: Score, [B]."""
 
 
 def make_engine(spec: ExtractSpec, arrays: Sequence[ArrayLayout], device: str) -> Engine:
@@ -76,8 +78,17 @@ class Engine:
         self._loaded: dict[str, Technique[Any]] = {}
         self._attached: list[Technique[Any]] = []
         self.recipes = [self._recipe(group) for group in spec.expanded_groups]
-        self._sources = {one.group.name: self._sources_of(one) for one in self.recipes}
-        self._recorders = {one.key: self._recorder(one) for one in self.recipes}
+        self.references: list[Recipe] = []
+        """What Scores are measured against; nothing of it is stored."""
+        self._arrays = {
+            one: [array for array in arrays if array.group == one.group.name] for one in self.recipes
+        }
+        self._clean: dict[Recipe, Recipe] = {}
+        self._anchors: dict[Recipe, Recipe] = {}
+        if spec.output.scores is not None:
+            self._add_references(spec.output.scores)
+        self._sources = {one: self._sources_of(one) for one in self._all}
+        self._recorders = {one.key: self._recorder(one) for one in self._all}
         self._texts = self._fixed_texts()
         if not any(recipe.group.varies for recipe in self.recipes):
             backbone.drop_text_encoders()
@@ -85,7 +96,14 @@ class Engine:
     @property
     def network_calls(self) -> int:
         """Calls of the network that one image takes, for all groups together."""
-        return sum({one.key: one.network_calls(self.backbone) for one in self.recipes}.values())
+        return sum({one.key: one.network_calls(self.backbone) for one in self._all}.values())
+
+    @property
+    def reference_calls(self) -> int:
+        """Those of them that only Scores take."""
+        groups = {one.key for one in self.recipes}
+        own = {one.key: one.network_calls(self.backbone) for one in self.references if one.key not in groups}
+        return sum(own.values())
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Features:
@@ -93,15 +111,52 @@ class Engine:
         with torch.autocast(self.backbone.device.type, enabled=False):  # whatever the caller has set
             features = Features({}, {}, {})
             tiles = self._passes(batch)
-            left = Counter(recipe.key for recipe in self.recipes)
-            for recipe in self._in_order():
+            shifts: dict[Recipe, scores.Shifts] = {}
+            # A reference without noise is computed beside what is measured against it: they have the same weights.
+            steps = [one for one in self._in_order() if one in self.recipes or one in self._clean]
+            left = Counter(one.key for recipe in steps for one in self._with_clean(recipe))
+            for recipe in steps:
                 self._attach(recipe)
-                self._pack(recipe, self._maps(recipe, tiles, batch.size), batch, features)
-                left[recipe.key] -= 1
-                if not left[recipe.key]:
-                    for passes in tiles.values():
-                        passes.forget(recipe)
+                maps, *clean = (self._maps(one, tiles, batch.size) for one in self._with_clean(recipe))
+                if recipe in self.recipes:
+                    self._pack(recipe, maps, batch, features)
+                if clean:
+                    shifts[recipe] = scores.shifts(maps, *clean)
+                for one in self._with_clean(recipe):
+                    left[one.key] -= 1
+                    if not left[one.key]:
+                        for passes in tiles.values():
+                            passes.forget(one)
+            for recipe, anchor in self._anchors.items():
+                features.scores[recipe.group.name] = scores.mean_score(shifts[recipe], shifts[anchor])
             return features
+
+    @property
+    def _all(self) -> list[Recipe]:
+        return [*self.recipes, *self.references]
+
+    def _with_clean(self, recipe: Recipe) -> list[Recipe]:
+        return [recipe, self._clean[recipe]] if recipe in self._clean else [recipe]
+
+    def _add_references(self, wanted: Scores) -> None:
+        """What the Score of every group takes, each pass once."""
+        for recipe in self.recipes:
+            arrays = [array for array in self._of(recipe) if scores.has_score(array.tap, array.shape)]
+            if arrays:
+                anchor = self._reference(scores.anchor(recipe.group, wanted), arrays)
+                self._anchors[recipe] = anchor
+                for one in (recipe, anchor):
+                    self._clean[one] = self._reference(scores.clean(one.group), arrays)
+
+    def _reference(self, group: Group, arrays: Sequence[ArrayLayout]) -> Recipe:
+        """A reference at the taps of these arrays, maybe at those of other groups too."""
+        made = self._recipe(group)
+        recipe = next((one for one in self.references if one.key == made.key), made)
+        if recipe is made:
+            self.references.append(made)
+        known = self._arrays.setdefault(recipe, [])
+        known += [array for array in arrays if array.tap not in {one.tap for one in known}]
+        return recipe
 
     def _passes(self, batch: Batch) -> dict[Place, Passes]:
         """The batch as the network sees it: whole, or tile by tile. What does not depend on the tile is shared."""
@@ -177,9 +232,9 @@ class Engine:
     def _in_order(self) -> list[Recipe]:
         """Groups with the same weights one behind the other, those whose weights are attached now first."""
         now = tuple(one.spec.model_dump_json() for one in self._attached)
-        found = list(dict.fromkeys(recipe.weights for recipe in self.recipes))
+        found = list(dict.fromkeys(recipe.weights for recipe in self._all))
         found.sort(key=lambda weights: weights != now)  # stable: otherwise as in the spec
-        return sorted(self.recipes, key=lambda recipe: found.index(recipe.weights))
+        return sorted(self._all, key=lambda recipe: found.index(recipe.weights))
 
     def _attach(self, recipe: Recipe) -> None:
         wanted = [one for one in recipe.steering if one.changes_weights]
@@ -194,7 +249,7 @@ class Engine:
             self._attached.append(technique)
 
     def _of(self, recipe: Recipe) -> list[ArrayLayout]:
-        return [array for array in self.arrays if array.group == recipe.group.name]
+        return self._arrays[recipe]
 
     def _sources_of(self, recipe: Recipe) -> list[str]:
         """The maps that a group's `attn` is made of, if it stores that."""
@@ -204,16 +259,16 @@ class Engine:
     def _recorder(self, recipe: Recipe) -> Recorder:
         """Of the sites that a group's pass is recorded at, for it and for all groups that share it."""
         sites: list[str] = []
-        for other in self.recipes:
+        for other in self._all:
             if other.key == recipe.key:
                 sites += [array.tap for array in self._of(other) if array.tap != "attn"]
-                sites += self._sources[other.group.name]
+                sites += self._sources[other]
         return Recorder(self.backbone.network, list(dict.fromkeys(sites)))
 
     def _taps(self, recipe: Recipe, raw: Maps, size: tuple[int, int]) -> Maps:
         """What a group stores of a pass over pictures of a size, in pixels."""
         found = {array.tap: raw[array.tap] for array in self._of(recipe) if array.tap != "attn"}
-        if maps := self._sources[recipe.group.name]:
+        if maps := self._sources[recipe]:
             rows, columns = self._in_latents((0, 0), size, flip=False)
             tokens = recipe.group.asked("attn").tokens
             found["attn"] = attn.aggregate(

@@ -17,7 +17,7 @@ from pipeline.noising import Schedule, load_schedule
 from pipeline.recipes import windows
 from pipeline.techniques.starts import start_of
 from schemas.groups import Group
-from schemas.receipts import ArrayLayout, Manifest
+from schemas.receipts import ArrayLayout, Manifest, fingerprint
 from schemas.spec import ExtractSpec
 
 METHOD = 2
@@ -61,6 +61,8 @@ def identity(spec: ExtractSpec, folder: Path, arrays: list[ArrayLayout]) -> dict
             "pooled": spec.output.pooled,
             "codec": "blosc-zstd-bitshuffle",
             "compression_level": spec.output.compression_level,
+            # Not as null: stores from before there were scores keep their identity.
+            **({} if spec.output.scores is None else {"scores": spec.output.scores.model_dump()}),
         },
     }
 
@@ -105,6 +107,29 @@ def check_same(store: str, manifest: Manifest, wanted: dict[str, Any]) -> None:
         raise IdentityError(
             f"store {store} holds other features than this spec describes:\n{shown}\n"
             "Give the spec another store, or put these values back."
+        )
+
+
+def backbone_fingerprint(folder: Path) -> str:
+    """Hash of all that is loaded of a backbone; a selection carries it."""
+    return fingerprint(checkpoint.fingerprint(folder, families.family(folder).parts()))
+
+
+def check_selection(spec: ExtractSpec, folder: Path) -> None:
+    """Refuse groups that were selected for another backbone than the one in `folder`.
+
+    Raises:
+        ValueError: names both.
+    """
+    made_for = spec.selection
+    if made_for is None:
+        return
+    found = backbone_fingerprint(folder)
+    if made_for.backbone != found:
+        raise ValueError(
+            f"groups: {made_for.url} was selected for the backbone {made_for.backbone_source!r} with files"
+            f" {made_for.backbone[:12]}, and backbone.source is {spec.backbone.source!r} with files {found[:12]}; give"
+            " the backbone that it was made for, run `gatehouse gate` with this one, or list the groups"
         )
 
 

@@ -97,7 +97,7 @@ def read_index(url: str, manifest: Manifest, ledger: Ledger) -> pa.Table:
     ]
     with ThreadPoolExecutor(_READERS) as pool:
         tables = list(pool.map(lambda ref: read_parquet(fs, root, ref), refs))
-    schema = index_schema(manifest.groups)
+    schema = index_schema(manifest.groups, scores=manifest.scored)
     last_round = {shard: state.markers[-1].round for shard, state in ledger.shards.items()}
     return newest(pa.concat_tables(tables) if tables else schema.empty_table(), last_round)
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pipeline import checkpoint, storage
-from pipeline.backbone import Backbone, Text, load_module
+from pipeline import storage
+from pipeline.backbone import Backbone, Text
+from pipeline.generation import Decoder, ddim
 from pipeline.lora_weights import without_factors
 from pipeline.picture import Column, Label, draw
 from schemas.lora import Samples
@@ -56,11 +54,7 @@ class Sampler:
         self._text = {name: value[rows] for name, value in text.items()}
         shape = (count, *backbone.latent_shape(backbone.folder, image_size))
         self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(backbone.device)
-        self._vae: Any = None
-        if backbone.vae_class is not None:
-            folder = backbone.folder / "vae"
-            self._vae = load_module(backbone.vae_class, folder, dtype=torch.float32, device=backbone.device)
-            del self._vae.encoder
+        self._decode = Decoder(backbone)
         self._without: Pictures | None = None
 
     def write(self, folder: Path, step: int) -> None:
@@ -85,7 +79,7 @@ class Sampler:
     def generate(self) -> Pictures:
         """A picture of each prompt, by the network as it is now; deterministic DDIM (Song et al. 2021, eq. 12)."""
         backbone, network, count = self._backbone, self._backbone.network, len(self._prompts)
-        scheduler = _ddim(backbone.folder)
+        scheduler = ddim(backbone.folder)
         scheduler.set_timesteps(self._spec.steps, device=backbone.device)
         latents = self._noise * scheduler.init_noise_sigma
         for time in scheduler.timesteps:
@@ -94,21 +88,4 @@ class Sampler:
             conditional, blank = backbone.estimate(output, both).float().split(count)
             guided = blank + self._spec.guidance * (conditional - blank)
             latents = scheduler.step(guided, time, latents, return_dict=False)[0]
-        images = (self._decoded(latents) / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-        return list(images.permute(0, 2, 3, 1).cpu().numpy())
-
-    def _decoded(self, latents: Tensor) -> Tensor:
-        """Latents [n, c, h, w] to images [n, 3, H, W] in [-1, 1]."""
-        if self._vae is None:
-            return latents
-        config = self._vae.config
-        unscaled = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-        decoded: Tensor = torch.cat(
-            [self._vae.decode(one, return_dict=False)[0] for one in unscaled.split(1)]
-        )
-        return decoded
-
-
-def _ddim(folder: Path) -> Any:
-    """DDIM with the noise schedule of a checkpoint's own scheduler, whatever that is."""
-    return DDIMScheduler.from_config({"clip_sample": False, **checkpoint.config(folder, "scheduler")})
+        return list(self._decode(latents))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipeline import sources
 from pipeline.captions import Captions
-from pipeline.identity import identity, libraries
+from pipeline.identity import check_selection, identity, libraries
 from pipeline.layouts import layouts
 from pipeline.shards import Shard, count_samples, list_shards
 from schemas import __version__
@@ -44,6 +44,7 @@ def make_plan(spec: ExtractSpec) -> Plan:
         ValueError: whatever is wrong with them; nothing has been written.
     """
     folder = sources.locate(spec.backbone)
+    check_selection(spec, folder)
     arrays = layouts(spec, folder)
     shards = list_shards(spec.input)
     if spec.input.captions is not None:

@@ -39,6 +39,8 @@ class Probe:
     """Arrays whose dtype cannot hold the network's values."""
     network_calls: int = 0
     """Of the network, an image, for all groups together."""
+    reference_calls: int = 0
+    """Those of them that only `output.scores` takes."""
     lacking: dict[str, str] = field(default_factory=dict)
     """Groups that none of the images has all for, with the reason: a text or a control image that is not there."""
     not_finite: list[GroupTap] = field(default_factory=list)
@@ -73,6 +75,7 @@ def measure(engine: Engine, spec: ExtractSpec, shards: Sequence[Shard], device: 
         free_bytes=free,
         unstorable=[tap for tap in failed if tap not in not_finite],
         network_calls=engine.network_calls,
+        reference_calls=engine.reference_calls,
         lacking={group.name: reason for group in spec.expanded_groups if (reason := _lacks(group, batch))},
         not_finite=not_finite,
     )

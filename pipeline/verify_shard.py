@@ -37,7 +37,7 @@ class ShardCheck:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._manifest = objects.manifest
-        self._schema = index_schema(self._manifest.groups)
+        self._schema = index_schema(self._manifest.groups, scores=self._manifest.scored)
 
     def __call__(self, markers: Sequence[Marker]) -> Checked:
         """`markers` are one shard's, sorted by round."""

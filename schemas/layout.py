@@ -71,13 +71,14 @@ BOX: Final = pa.struct([(side, pa.int32()) for side in ("top", "left", "height",
 """A part of an image, pixels."""
 
 
-def index_schema(groups: Sequence[str]) -> pa.Schema:
+def index_schema(groups: Sequence[str], *, scores: bool = False) -> pa.Schema:
     """Columns of the index: one record a sample and round, and one with a null key for a shard that failed as such.
 
     `status` is ok, partial (some groups failed) or failed; `groups` holds status and reason of each feature group.
     `box` is where the picture lies within `image_size`: all of it, but with `fit: pad`, where the rest is padding;
     `pipeline.geometry.cells` makes a mask of it. What `fit: crop` kept of the original follows from `height` and
-    `width`: `pipeline.geometry.placement`.
+    `width`: `pipeline.geometry.placement`. `scores`, where the store has them (`output.scores`), is by group how little
+    the row has shifted: `pipeline.scores`.
     """
     text = pa.large_string()  # 32-bit offsets end at 2 GiB a column, which is some thirty million hashes
     outcome = pa.struct([("status", text), ("reason", text)])
@@ -98,6 +99,8 @@ def index_schema(groups: Sequence[str]) -> pa.Schema:
             ("box", BOX),  # null where the image could not be decoded
             ("sha256", text),  # of the image's bytes
             ("groups", pa.struct([(group, outcome) for group in groups])),
+            # Null where the group failed, or stores no map that has one; NaN where the anchor has no shift.
+            *([("scores", pa.struct([(group, pa.float32()) for group in groups]))] if scores else []),
         ]
     )
 

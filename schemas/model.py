@@ -14,7 +14,8 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
+    """The URL, or ValueError where it holds credentials."""
     if re.search(r"://[^/]*@|://[^@]*:[^@]*@|\?[^/]*=", url):
         raise ValueError(
             "holds credentials; give the URL without them, they are taken from the environment or the instance's role"
@@ -22,7 +23,7 @@ def _without_credentials(url: str) -> str:
     return url
 
 
-Url = Annotated[str, AfterValidator(_without_credentials)]
+Url = Annotated[str, AfterValidator(without_credentials)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Dtype = Literal["float16", "float32"]
 """Of storage."""

@@ -72,6 +72,11 @@ class Manifest(Receipt):
         """Per group, the timestep that the network really sees."""
         return {group["name"]: group["timestep"] for group in self.identity["groups"]}
 
+    @property
+    def scored(self) -> bool:
+        """Whether the index has a Score of each group."""
+        return self.identity["output"].get("scores") is not None
+
 
 def fingerprint(identity: dict[str, Any]) -> str:
     """Hash of a canonical JSON."""

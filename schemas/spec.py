@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.groups import Group
+from schemas.groups import PLACEHOLDER, Group
 from schemas.model import Dtype, Model, Url
 from schemas.techniques import ControlNet
 
@@ -77,6 +77,28 @@ class Backbone(Model):
     """Images a forward pass; part of the store's identity, since kernels may depend on it."""
 
 
+class Scores(Model):
+    """What the Score of a row (the paper's Eq. 2) is measured against; see `pipeline.scores`.
+
+    It takes passes beside those of the groups: one of each group without noise, and two for the anchor, with noise and
+    without. What groups share is computed once, so for groups of one seed the anchor's two serve all; `--dry-run` says
+    how many there are.
+    """
+
+    prompt: str = "a photo"
+    """Of the anchor, fixed text."""
+    anchor_t: int = Field(default=200, ge=1, lt=1000)
+    """Noise of the anchor, in thousandths, counted as a group's `t`: stronger than any of the groups' for Scores that
+    are positive."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _no_template(cls, value: str) -> str:
+        if PLACEHOLDER.search(value):
+            raise ValueError(f"is {value!r}; it is one text for all samples, without placeholders")
+        return value
+
+
 class Output(Model):
     """What is stored, and how."""
 
@@ -86,6 +108,8 @@ class Output(Model):
     """Store feature maps [C, h, w] in Zarr."""
     pooled: bool = True
     """Store each map's mean over h and w, float32 [C], in Parquet."""
+    scores: Scores | None = None
+    """Keep in the index how little each row of each group has shifted; `{}` for the defaults."""
     compression_level: int = Field(default=1, ge=0, le=9)
     """Of zstd behind a bit shuffle; 0 stores raw bytes. Higher levels cost much and save little: features are noisy
     floats (`make bench` measures it)."""
@@ -125,6 +149,33 @@ class Cluster(Model):
     """Seconds that shards in work get to finish when the job is told to stop."""
 
 
+class Finding(Model):
+    """What a selection says of one candidate, in short."""
+
+    name: str
+    verdict: str
+    gain: float
+    """Mean over images, by the reading that decided."""
+    low: float
+    high: float
+    """Of its interval."""
+
+
+class SelectionRef(Model):
+    """The selection that groups came from."""
+
+    url: Url
+    sha256: str
+    """Of the file."""
+    backbone: str
+    """Fingerprint of the files of the backbone that it was made for."""
+    backbone_source: str
+    reading: str
+    """Of Score, by which it decided."""
+    confidence: float
+    judged: list[Finding]
+
+
 class ExtractSpec(Model):
     """One extract job."""
 
@@ -143,6 +194,9 @@ class ExtractSpec(Model):
     """Compute large pictures in overlapping tiles."""
     backbone: Backbone = Backbone()
     groups: Annotated[list[Group], Field(min_length=1)]
+    """A list, or the path or URL of a `selection.json`, whose groups take its place when the file is read."""
+    selection: SelectionRef | None = None
+    """Where `groups` came from, if it was a selection. Filled in when the file is read, and not to be given."""
     seed: int = 0
     """Of all random numbers, with each group's own seed, the shard's id and the sample's key."""
     output: Output = Output()

@@ -1,7 +1,8 @@
 """Spec files: YAML in, a checked model out, and every problem worded at once (`schemas.problems`).
 
 A problem is one line: where (`spec.yaml:12:5`, line and column, or `--set KEY`), the dotted key, what was found
-and what is allowed. Checks that need more than the model (tap names depend on the backbone) come in as `check`.
+and what is allowed. Checks that need more than the model (tap names depend on the backbone) come in as `check`. A
+selection that an extract spec names as its groups is read too (`schemas.selected`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.problems import LAST, Path, Problem, Source, dotted, position_of, show, word
+from schemas.selected import selected
 from schemas.spec import ExtractSpec
 
 M = TypeVar("M", bound=BaseModel)
@@ -45,12 +47,15 @@ def load(
         except SpecError as error:
             problems.append((LAST, str(error)))
     source = Source(path_or_url, root, applied)
+    data, wrong = _with_groups(data, source) if model is ExtractSpec else (data, [])
+    problems += wrong
     try:
         spec = model.model_validate(data)
         if check and not problems:
             problems += [source.problem(path, message) for path, message in check(spec)]
     except ValidationError as error:
-        details = error.errors()
+        # Groups that a selection should have given are not found wrong a second time.
+        details = [e for e in error.errors() if not (wrong and e["loc"] == ("groups",))]
         other_version = [e for e in details if e["loc"] == ("version",) and e["type"] == "literal_error"]
         if other_version:
             problems, details = [], other_version
@@ -62,9 +67,27 @@ def load(
 
 
 def dump(spec: BaseModel) -> str:
-    """The spec as YAML with all defaults written out; `load` reads it back."""
+    """The spec as YAML with all defaults written out; `load` reads it back, but for which selection groups are of."""
     # All beyond ASCII is escaped: as themselves, characters such as U+0085 would be read back as line breaks.
-    return yaml.safe_dump(spec.model_dump(), sort_keys=False, allow_unicode=False)
+    return yaml.safe_dump(spec.model_dump(exclude={"selection"}), sort_keys=False, allow_unicode=False)
+
+
+def _with_groups(data: Any, source: Source) -> tuple[Any, list[Problem]]:
+    """A spec's data with the groups of the selection that it names, if any, and a record of where they came from."""
+    if not isinstance(data, dict):
+        return data, []
+    if data.get("selection") is not None:
+        text = (
+            "is filled in when a selection is read; leave it out, and give the selection's path as `groups`"
+        )
+        return {**data, "selection": None}, [source.problem(("selection",), text, of_key=True)]
+    if not isinstance(data.get("groups"), str):
+        return data, []
+    try:
+        groups, found = selected(data["groups"])
+    except ValueError as error:
+        return data, [source.problem(("groups",), str(error))]
+    return {**data, "groups": groups, "selection": found}, []
 
 
 def _read(path_or_url: str) -> str:

@@ -144,7 +144,9 @@ def find_cutouts(folder: Path = STAMPS, *, drawn: bool = False) -> list[Cutout]:
     Raises:
         FileNotFoundError: there are none.
     """
-    paths = [path for path in sorted(folder.rglob("*.png")) if (_DRAWN in path.relative_to(folder).parts) == drawn]
+    paths = [
+        path for path in sorted(folder.rglob("*.png")) if (_DRAWN in path.relative_to(folder).parts) == drawn
+    ]
     found = [cutout for path in paths if (cutout := _read(path, folder)) is not None]
     if not found:
         raise FileNotFoundError(

@@ -51,6 +51,11 @@ class Noise:
 class NoNoise(Noise):
     """Clean latents, whatever the timestep says."""
 
+    def timestep(self, schedule: Schedule) -> int:
+        (time,) = self._group.times
+        # No noise is taken from the schedule, so 0 is allowed where that begins at 1.
+        return time if self._group.t is None else schedule.timestep(time)
+
     def begin(self, schedule: Schedule, latents: Tensor, draw: Draw, estimate: Estimate) -> Tensor:
         return latents
 

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 
 from jobs import endings, extract
-from pipeline import FeatureStore, batches, todo
-from pipeline.identity import IdentityError
+from pipeline import FeatureExtractor, FeatureStore, batches, embedded, todo
+from pipeline.identity import IdentityError, backbone_fingerprint
 from pipeline.probe import ProbeError
 from pipeline.shards import Sample, Shard, read_shard
 from pipeline.store import StoreError
+from pipeline.verify import Verifier
 from schemas.spec import ExtractSpec
 from schemas.specfile import load
+from tests import selections
 from tests.conftest import BucketUrl
 from tests.faults.harness import contents, markers, spec_of, write_shards
 from tests.stores import CHANNELS
@@ -380,3 +382,94 @@ def test_other_libraries_are_said(shards: str, tmp_path: Path, caplog: pytest.Lo
     manifest.write_text(json.dumps(document))
     assert run(spec) == endings.DONE
     assert "the store was begun with torch 1.0" in caplog.text
+
+
+def scores_of(store: str) -> dict[tuple[str, str], dict[str, float | None]]:
+    """By shard and key, of the rows that are not bad."""
+    lines = FeatureStore(store).index.to_pylist()
+    return {(line["shard"], line["key"]): line["scores"] for line in lines if line["status"] != "failed"}
+
+
+def test_scores_are_in_the_index(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with limits, retries and compactions in between, beside features that they leave as they are."""
+    make_tar(tmp_path / "shards" / "02.tar", [("a.jpg", jpeg(8, 8)), ("b.jpg", b"bad"), ("b.txt", b"a bird")])
+    options = {"max_bad_fraction": 0.5, "output": {"scores": {}}}
+    plain = changed(spec_of(str(tmp_path / "plain"), shards), max_bad_fraction=0.5)
+    whole, spec = (changed(spec_of(str(tmp_path / name), shards), **options) for name in ("whole", "store"))
+    assert run(plain) == run(whole) == endings.DONE
+
+    def flaky(shard: Shard, *wanted: Any) -> object:
+        for sample in read_shard(shard, *wanted):
+            bad = shard.id == "01.tar" and sample.index == 3
+            yield Sample(3, sample.key, None, "io-error", "flaky") if bad else sample
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "read_shard", flaky)
+        assert run(spec, limit=4) == endings.DONE
+        assert run(spec) == endings.SET_ASIDE
+    assert scores_of(spec.store).keys() == scores_of(whole.store).keys() - {("01.tar", "003")}
+    assert run(spec, retry_failed=True) == endings.DONE
+    assert contents(spec.store) == contents(plain.store)
+    found = scores_of(spec.store)
+    assert found == scores_of(whole.store) and len(found) == 13
+    assert found.pop(("02.tar", "a"))["caption"] is None, "a sample without caption"
+    assert all(-10 < value < 1 for score in found.values() for value in score.values() if value is not None)
+    bad = [line["scores"] for line in FeatureStore(spec.store).index.to_pylist() if line["key"] == "b"]
+    assert bad == [{"plain": None, "caption": None}]
+    assert "scores" not in FeatureStore(plain.store).index.column_names
+    for store in (plain.store, spec.store):
+        assert list(Verifier(store, fast=False).faults()) == []
+    with pytest.raises(IdentityError, match=r"output\.scores: the store has \{'prompt': 'a photo',"):
+        run(changed(plain, store=spec.store))
+
+
+def test_a_dry_run_says_what_scores_cost(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = changed(spec_of(str(tmp_path / "store"), shards), output={"scores": {}})
+    assert run(spec, dry_run=True) == endings.DONE
+    assert "5 an image, 3 of them for scores alone" in capsys.readouterr().out
+
+
+def select(path: Path, spec: ExtractSpec, **fields: Any) -> str:
+    """A selection of a spec's groups, for the embedded backbone."""
+    groups = [one.model_dump(mode="json") for one in spec.groups]
+    fields = {"backbone": backbone_fingerprint(Path(embedded.BACKBONE))} | fields
+    return selections.write(path, selections.selection(*groups, **fields))
+
+
+def test_groups_of_a_selection(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same store as of the same groups by hand or from elsewhere, which says where they came from."""
+    monkeypatch.chdir(tmp_path)
+    by_hand = spec_of(str(tmp_path / "store"), shards)
+    for name in ("gate", "copy"):
+        select(tmp_path / name / "selection.json", by_hand)
+    Path("spec.yaml").write_text(
+        json.dumps(by_hand.model_dump(mode="json") | {"groups": "./gate/selection.json"})
+    )
+    selected: ExtractSpec = load("spec.yaml")
+    assert run(selected, limit=5) == endings.DONE
+    record = FeatureStore("store").manifest.spec["selection"]
+    assert record["url"] == str(tmp_path / "gate" / "selection.json")
+    assert record["judged"][0]["verdict"] == "suppresses"
+    assert run(load("spec.yaml", ["groups=copy/selection.json"]), limit=3) == endings.DONE
+    assert run(by_hand) == endings.DONE
+    assert len(contents("store")) == 12
+    assert run(changed(selected, store=str(tmp_path / "other")), dry_run=True) == endings.DONE
+    assert "of the selection" in capsys.readouterr().out
+    (tmp_path / "gate" / "selection.json").unlink()
+    extract_again = FeatureExtractor.from_store("store")
+    assert extract_again.spec.selection is not None
+
+
+def test_a_selection_for_another_backbone_is_refused(shards: str, tmp_path: Path) -> None:
+    """Before any work: what suppresses shift in one backbone may not in another."""
+    spec = spec_of(str(tmp_path / "store"), shards)
+    select(tmp_path / "selection.json", spec, backbone="f" * 64)
+    path = tmp_path / "spec.yaml"
+    path.write_text(json.dumps(spec.model_dump(mode="json") | {"groups": f"{tmp_path}/selection.json"}))
+    with pytest.raises(ValueError, match="for the backbone 'embedded' with files ffffffffffff, and backbone"):
+        run(load(str(path)))
+    assert not (tmp_path / "store").exists()

@@ -114,6 +114,7 @@ def specs(draw: st.DrawFn, folder: Path) -> ExtractSpec:
                 "dtype": draw(st.sampled_from(list(BOUNDS))),
             },
             "groups": groups,
+            "output": {"scores": draw(st.sampled_from([None, {}]))},
         }
     )
 
@@ -148,13 +149,17 @@ def test_a_row_is_the_same_in_any_batch(folder: Path, data: st.DataObject) -> No
     spec = data.draw(specs(folder))
     here, there = actor(spec), actor(spec)
     slot = data.draw(st.integers(0, 2))
-    alone = row(here.run(batch([*[None] * slot, "a", *[None] * (2 - slot)])), slot)
+    first = here.run(batch([*[None] * slot, "a", *[None] * (2 - slot)]))
+    alone = row(first, slot)
     company = data.draw(st.permutations(["b", "c"]))
     company.insert(slot, "a")
     here.run(batch(["d", "e", "f"]))  # nothing of it must stay
     for engine in (here, there):
-        found = row(engine.run(batch(company)), slot)
-        assert found.keys() == alone.keys()
+        features = engine.run(batch(company))
+        found = row(features, slot)
+        assert found.keys() == alone.keys() and features.scores.keys() == first.scores.keys()
+        for group, values in first.scores.items():
+            assert values[slot].tobytes() == features.scores[group][slot].tobytes(), group
         for key, value in alone.items():
             assert value.tobytes() == found[key].tobytes(), key
     moved = row(there.run(batch(company[1:] + company[:1])), (slot - 1) % 3)

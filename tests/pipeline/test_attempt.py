@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,21 @@ def test_the_index_says_where_pictures_lie() -> None:
     assert first["box"] == {"top": 0, "left": 8, "height": 48, "width": 32} and second["box"] is None
     mask = cells(tuple(first["box"].values()), (48, 48), (3, 6))
     assert mask.tolist() == [[False, True, True, True, True, False]] * 3
+
+
+def test_scores_have_a_column_where_the_store_has_them() -> None:
+    """By group: null where that failed; and stores from before there were scores have no such column."""
+    records = [Record(0, "a", scores={"plain": 0.25, "fine": float("nan")}), Record(1, "b", "no-image")]
+    before = index_table(manifest(), records, Assignment(shard()), "attempt")
+    assert "scores" not in before.column_names
+    output = manifest().identity["output"] | {"scores": {"anchor_t": 200}}
+    scored = manifest().model_copy(update={"identity": manifest().identity | {"output": output}})
+    table = index_table(scored, records, Assignment(shard()), "attempt")
+    assert table.schema == index_schema(["plain", "fine"], scores=True)
+    assert table.drop_columns("scores") == before
+    first, second = table["scores"].to_pylist()
+    assert first["plain"] == 0.25 and math.isnan(first["fine"])
+    assert second == {"plain": None, "fine": None}
 
 
 def test_a_truncated_shard(url: str) -> None:

@@ -121,6 +121,17 @@ def test_groups_that_failed_are_recorded() -> None:
     assert assembler.pooled_table(VECTORS, [0, 1, 2], "a.tar") is None
 
 
+def test_scores_are_of_groups_that_did_not_fail() -> None:
+    assembler = BlockAssembler([], 4, pooled=False)
+    records: list[Record | None] = [Record(slot, f"key {slot}") for slot in range(3)]
+    records[2] = Record(2, "key 2", "no-image")
+    reasons: dict[str, list[str | None]] = {"plain": [None] * 3, "caption": [None, "no-caption", None]}
+    scores = {"plain": np.array([0.1, 0.2, 0.3], "f4"), "caption": np.array([0.4, 0.5, 0.6], "f4")}
+    assert not list(assembler.add(records, Features({}, {}, reasons, scores)))
+    found = [{group: np.float32(value) for group, value in one.scores.items()} for one in assembler.records]
+    assert found == [{"plain": np.float32(0.1), "caption": np.float32(0.4)}, {"plain": np.float32(0.2)}, {}]
+
+
 def test_a_block_keeps_nothing_of_the_one_before() -> None:
     """Blocks are uploaded while the next is filled, so they must not share memory."""
     first, second = feed(BlockAssembler(LAYOUTS, 4, pooled=False), [GOOD] * 4 + [BAD, GOOD])

@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,8 @@ from pipeline import FeatureStore
 from pipeline.bad import BadSample
 from pipeline.extractor import FeatureExtractor
 from pipeline.identity import IdentityError
-from tests import stores
+from schemas.selected import selected
+from tests import selections, stores
 from tests.controls import write_controlnet
 from tests.engines import TAPS, copy_backbone, group, make_spec
 from tests.tars import encode, jpeg, pixels, png
@@ -79,6 +81,26 @@ def test_another_backbone_is_refused(store: FeatureStore, tmp_path: Path) -> Non
         IdentityError, match="other': the files found on this machine are not those that the store's"
     ):
         FeatureExtractor.from_store(store.url, moved={"embedded": str(folder)})
+
+
+def test_a_selection_for_another_backbone_is_refused() -> None:
+    made = selections.selection(group())
+    path = f"memory://{made.backbone}/selection.json"
+    with fsspec.open(path, "wb") as file:
+        file.write(made.to_bytes())
+    groups, found = selected(path)
+    spec = make_spec(*groups).model_copy(update={"selection": found})
+    with pytest.raises(ValueError, match=r"selection\.json was selected for the backbone 'embedded'"):
+        FeatureExtractor(spec)
+
+
+def test_scores_are_left_to_jobs(extractor: FeatureExtractor) -> None:
+    """Their passes would be computed for nothing."""
+    scored = FeatureExtractor(make_spec(output={"scores": {}}))
+    assert scored.spec.output.scores is not None
+    found, same = scored([jpeg(8, 8)]), extractor([jpeg(8, 8)])
+    assert scored._engine.calls["network"] == 1
+    assert all(values.tobytes() == same[name].tobytes() for name, values in found.items())
 
 
 def test_bytes_pil_images_and_arrays_agree(extractor: FeatureExtractor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,22 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipeline import sources
-from pipeline.identity import IdentityError, check_same, check_weights, identity, libraries
+from pipeline import embedded, sources
+from pipeline.identity import (
+    IdentityError,
+    backbone_fingerprint,
+    check_same,
+    check_selection,
+    check_weights,
+    identity,
+    libraries,
+)
 from schemas.groups import Group, Tap
 from schemas.receipts import ArrayLayout, Manifest
 from schemas.spec import ExtractSpec
 from tests.engines import copy_backbone, group, make_spec
+
+EMBEDDED = Path(embedded.BACKBONE)
 
 CHANGES: dict[str, Any] = {
     "image_size": [64, 72],
@@ -43,11 +54,21 @@ CHANGES: dict[str, Any] = {
     "output.maps": False,
     "output.pooled": False,
     "output.compression_level": 0,
+    "output.scores": {"prompt": "a photo", "anchor_t": 200},
 }
 """Another value for each field that changes what is stored."""
 
 SAME: dict[str, Any] = {
     "store": "elsewhere",
+    "selection": {
+        "url": "selection.json",
+        "sha256": "0",
+        "backbone": "0",
+        "backbone_source": "embedded",
+        "reading": "own",
+        "confidence": 0.95,
+        "judged": [{"name": "a", "verdict": "harms", "gain": -1.0, "low": -2.0, "high": -0.5}],
+    },
     "input.shards": "other/*.tar",
     "input.root": "other",
     "input.max_pixels": 1,
@@ -166,6 +187,29 @@ def test_the_same_files_elsewhere(tmp_path: Path, original: dict[str, Any]) -> N
         check_same("there", manifest(original), identity_of(copied))
     with pytest.raises(IdentityError, match="copy': the files found on this machine are not those"):
         check_weights(copied, manifest(original))
+
+
+def test_scores_that_are_not_asked_for_leave_no_trace(original: dict[str, Any]) -> None:
+    """Or stores from before there were scores would be refused."""
+    assert "scores" not in original["output"]
+    scored = manifest(identity_of(changed("output.scores", CHANGES["output.scores"])))
+    assert scored.scored and not manifest(original).scored
+
+
+def test_a_selection_for_another_backbone(tmp_path: Path) -> None:
+    """Both are named, by source and by files, since one source may have had other files before."""
+    folder = copy_backbone(tmp_path / "other", beta_end=0.013)
+    here, there = (backbone_fingerprint(path) for path in (EMBEDDED, folder))
+    assert here != there and backbone_fingerprint(copy_backbone(tmp_path / "same")) == here
+    made_for = SAME["selection"] | {"backbone": here}
+    check_selection(make_spec(selection=made_for), EMBEDDED)
+    check_selection(make_spec(), folder)
+    message = (
+        f"groups: selection.json was selected for the backbone 'embedded' with files {here[:12]}, and backbone.source"
+        f" is '{folder}' with files {there[:12]}; give the backbone that it was made for, run `gatehouse gate`"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_selection(make_spec(selection=made_for, backbone={"source": str(folder)}), folder)
 
 
 def test_all_differences_are_listed(original: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class Watched(Engine):
 @pytest.fixture
 def watched() -> Watched:
     engine = Watched.__new__(Watched)
-    engine.batches, engine.recipes = [], []
+    engine.batches, engine.recipes, engine.references = [], [], []
     return engine
 
 

@@ -65,6 +65,15 @@ def test_no_noise_is_the_clean_latent() -> None:
         assert torch.equal(start.begin(made, LATENTS, lambda: NOISE, forbidden), LATENTS)
 
 
+def test_no_noise_at_timestep_0_of_any_schedule() -> None:
+    """What shift is measured against; schedules with sigmas that begin at 1 refuse to noise anything to 0."""
+    made = schedule(diffusers.EulerDiscreteScheduler, timestep_spacing="leading", steps_offset=1)
+    with pytest.raises(ValueError, match="timestep 0 is not in the schedule"):
+        start_of(group(timestep=0)).timestep(made)
+    assert start_of(group({"type": "no-noise"}, timestep=0)).timestep(made) == 0
+    assert start_of(group({"type": "no-noise"})).timestep(made) == start_of(group()).timestep(made) == 50
+
+
 def test_denoising_goes_through_the_scheduler_s_own_timesteps() -> None:
     """The reference counts twelve calls for PNDM from 60, the last at 50, not 51."""
     made, seen = schedule(**PNDM), []

@@ -1,0 +1,1 @@
+"""GATE: measures content shift, and selects the techniques that suppress it."""

@@ -1,0 +1,102 @@
+"""What may suppress content shift: the spec's candidates, or what the backbone and the shards offer by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline import families, techniques
+from schemas.gate import PLAIN, Candidate, GateSpec
+from schemas.groups import Group
+from schemas.lora import MODERATE, OVERFITTED
+from schemas.techniques import ControlNet, Guidance, Lora, NoNoise, Technique
+
+_QUALITY: Final = "best quality, sharp"
+"""Words for what most images are, as in the paper's first experiment."""
+_GUIDANCE: Final = 7.5
+"""Stable Diffusion's usual scale."""
+_SD15: Final = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_SD15_CANNY: Final = ("lllyasviel/sd-controlnet-canny", "7f2f69197050967007f6bbd23ab5e52f0384162a")
+_STARTS: Final = ("denoise", "inversion", "no-noise", "average")
+"""Techniques about the noise that a feature starts from, of which its clean counterpart has none."""
+
+
+def candidates_of(spec: GateSpec) -> list[Candidate]:
+    """Those of the spec. By default: captions where there are any, words of quality, the ControlNet and LoRAs that
+    are known to belong to the backbone, and guidance, a negative control."""
+    if spec.candidates is not None:
+        return list(spec.candidates)
+    found = [Candidate(name="quality", prompt=f"{spec.prompt}, {_QUALITY}")]
+    if spec.input.caption_field is not None or spec.input.captions is not None:
+        found.insert(0, Candidate(name="caption", prompt="{caption}"))
+    if spec.backbone.source == "embedded":
+        loras = {f"lora-{name}": f"embedded/loras/{name}.safetensors" for name in (MODERATE, OVERFITTED)}
+        canny = ControlNet(type="controlnet", source="embedded/controlnet-canny")
+        found.append(Candidate(name="controlnet", techniques=[canny]))
+        found += [
+            Candidate(name=name, techniques=[Lora(type="lora", source=source)])
+            for name, source in loras.items()
+        ]
+    elif spec.backbone.source == _SD15:
+        source, revision = _SD15_CANNY
+        canny = ControlNet(type="controlnet", source=source, revision=revision)
+        found.append(Candidate(name="controlnet", techniques=[canny]))
+    guidance = Guidance(type="guidance", scale=_GUIDANCE)
+    return [*found, Candidate(name="guidance", techniques=[guidance])]
+
+
+def plain() -> Candidate:
+    """The feature without any technique."""
+    return Candidate(name=PLAIN)
+
+
+def group(spec: GateSpec, candidate: Candidate) -> dict[str, Any]:
+    """The feature group that a candidate is extracted as, as a spec has it."""
+    taps = spec.taps if isinstance(spec.taps, str) else [_tap(tap) for tap in spec.taps]
+    return {
+        "name": candidate.name,
+        "prompt": spec.prompt if candidate.prompt is None else candidate.prompt,
+        "t": spec.t,
+        "taps": taps,
+        "techniques": [
+            one.model_dump(exclude_defaults=True) | {"type": one.type} for one in candidate.techniques
+        ],
+    }
+
+
+def measured_groups(spec: GateSpec, candidate: Candidate) -> list[dict[str, Any]]:
+    """What is measured of a candidate: `clean`, of clean latents at timestep 0, and `noisy` at every t it admits."""
+    own = group(spec, candidate)
+    steering: list[Technique] = [one for one in candidate.techniques if one.type not in _STARTS]
+    quiet = [NoNoise(type="no-noise"), *steering]
+    clean = own | {"name": "clean", "timestep": 0, "techniques": [one.model_dump() for one in quiet]}
+    del clean["t"]
+    return [clean, own | {"name": "noisy", "t": times(spec, candidate)}]
+
+
+def times(spec: GateSpec, candidate: Candidate) -> list[int]:
+    """Every t of the spec at which a candidate can be measured: below what `denoise` starts from."""
+    starts = [one.start for one in candidate.techniques if one.type == "denoise"]
+    return [t for t in spec.all_times if all(t < start for start in starts)]
+
+
+def check(spec: GateSpec, candidates: list[Candidate], folder: Path) -> None:
+    """Name a candidate that cannot be measured before any work.
+
+    Raises:
+        ValueError: weights that are missing or do not fit the backbone, or techniques that do not go together.
+    """
+    family = families.family(folder)
+    for candidate in candidates:
+        try:
+            if spec.t not in times(spec, candidate):
+                raise ValueError(f"it denoises from no more noise than t = {spec.t}; start above")
+            for fields in measured_groups(spec, candidate):
+                checked = Group.model_validate(fields)
+                techniques.check(checked.techniques, family, folder)
+        except ValueError as error:
+            raise ValueError(f"candidate {candidate.name!r}: {error}") from error
+
+
+def _tap(tap: Any) -> Any:
+    return tap if isinstance(tap, str) else tap.model_dump(exclude_defaults=True)

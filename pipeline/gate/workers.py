@@ -1,0 +1,84 @@
+"""Where GATE's tasks run: each on a GPU or some cores of its own, on Ray or in this process.
+
+A task is a function of small things that returns small things, so Ray itself may try it again when a node dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from pipeline import cluster
+from pipeline.schedule import JobFailed
+from schemas.spec import Cluster
+
+T = TypeVar("T")
+_TRIES = 3
+
+
+class Workers(Protocol):
+    """Does tasks."""
+
+    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
+        """The function's results for every task's arguments, in the order of the tasks.
+
+        Raises:
+            JobFailed: a task's machine died each time.
+            Exception: what a task raised.
+        """
+
+    def close(self) -> None:
+        """Give back what was taken."""
+
+
+class SerialWorkers:
+    """In this process, one after the other: for debugging."""
+
+    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
+        """See `Workers`."""
+        return [function(*task) for task in tasks]
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+
+class RayWorkers:
+    """Joins a cluster, or starts Ray on this machine; see `cluster.connect` for what it raises."""
+
+    def __init__(self, wanted: Cluster) -> None:
+        self._share = cluster.connect(wanted)
+        self._wanted = wanted
+
+    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
+        """See `Workers`."""
+        remote: Any = ray.remote(_threaded).options(
+            num_cpus=self._wanted.cpus_per_actor,
+            num_gpus=1 if self._share.device == "cuda" else 0,
+            max_retries=_TRIES - 1,
+            scheduling_strategy="SPREAD",
+        )
+        waiting = [remote.remote(self._wanted.cpus_per_actor, function, task) for task in tasks]
+        try:
+            found: list[T] = ray.get(waiting)
+        except RayTaskError as error:
+            raise cluster.cause(error) from None
+        except RayError as error:
+            raise JobFailed(f"a task died {_TRIES} times: {cluster.in_short(error)}") from error
+        finally:
+            for ref in waiting:  # when one has failed, the others are in vain
+                ray.cancel(ref, force=True)
+        return found
+
+    def close(self) -> None:
+        """Stop Ray where it was started for this job."""
+        if self._share.started_here:
+            ray.shutdown()
+
+
+def _threaded(threads: int, function: Callable[..., T], task: tuple[Any, ...]) -> T:
+    torch.set_num_threads(threads)
+    return function(*task)

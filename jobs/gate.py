@@ -26,8 +26,9 @@ from pipeline.gate.candidates import candidates_of, check, group, plain
 from pipeline.gate.decisions import agreement
 from pipeline.gate.judging import Judgement, judge
 from pipeline.gate.measuring import Findings, measure
+from pipeline.gate.measuring import shown as shown_places
 from pipeline.gate.report import Report, render
-from pipeline.gate.sampling import Drawn, draw
+from pipeline.gate.sampling import Drawn, captioned, draw
 from pipeline.gate.selecting import choose, forward, mean_diversity
 from pipeline.gate.workers import RayWorkers, SerialWorkers, Workers
 from pipeline.schedule import JobFailed
@@ -53,17 +54,19 @@ def run(spec: GateSpec, *, dry_run: bool = False, serial: bool = False) -> int:
     """
     console = Console()
     log_to_console()
-    spec = _absolute(spec.model_copy(update={"candidates": candidates_of(spec)}))
+    shards = list_shards(spec.input)
+    candidates = candidates_of(spec, captions=captioned(spec, shards))
+    spec = _absolute(spec.model_copy(update={"candidates": candidates}))
     candidates = list(spec.candidates or ())
     folder = sources.locate(spec.backbone)
-    check(spec, candidates, folder)
+    check(spec, [plain(), *candidates], folder)
     if spec.img2img is not None:
         img2img.check(folder)
-    drawn = draw(spec, list_shards(spec.input))
+    drawn = draw(spec, shards)
     if dry_run:
         _show_plan(console, spec, drawn)
         return DONE
-    storage.check_writable(spec.out, "folder")
+    storage.check_puts(spec.out)
     workers: Workers = SerialWorkers() if serial else RayWorkers(spec.cluster)
     try:
         selection, page = _gate(console, spec, candidates, folder, drawn, workers)
@@ -73,7 +76,6 @@ def run(spec: GateSpec, *, dry_run: bool = False, serial: bool = False) -> int:
     finally:
         workers.close()
     fs, root = storage.open_fs(spec.out)
-    fs.makedirs(root, exist_ok=True)
     storage.put(fs, f"{root}/{SELECTION}", selection.to_bytes())
     storage.put(fs, f"{root}/{REPORT}", page.encode())
     _show(console, selection)
@@ -105,7 +107,7 @@ def _gate(
         found = analysis.gains(spec.reading, [one.name for one in trials])
         return {name: one.mean(0) for name, one in found.items()}
 
-    combinations = forward(candidates, gains, measured, confidence=spec.confidence, seed=spec.seed)
+    combinations = forward(candidates, gains, measured, confidence=spec.confidence)
     inputs, repainted = _repainted(console, spec, candidates, drawn, workers)
     parts = {one.name: [one.name] for one in candidates} | combinations.parts
     judgement = judge(analysis, parts, _closer(spec, inputs, repainted))
@@ -120,6 +122,8 @@ def _gate(
         judged=judgement.judged,
         groups=[group(spec, known[name]) for name in chosen],
         images=[f"{shard}/{key}" for shard, key in drawn.ids],
+        usable=int(analysis.usable.sum()),
+        repainted=0 if inputs is None else len(inputs),
         spec=spec.model_dump(mode="json"),
     )
     return selection, render(_report(analysis, drawn, selection, judgement, chosen, inputs, repainted))
@@ -128,22 +132,23 @@ def _gate(
 def _measured(
     spec: GateSpec, candidates: Sequence[Candidate], drawn: Drawn, workers: Workers
 ) -> dict[str, Findings]:
-    found = workers.map(measure, [(spec, candidate, drawn) for candidate in candidates])
+    found = workers.map(measure, [(spec, candidate) for candidate in candidates], drawn)
     return {candidate.name: one for candidate, one in zip(candidates, found, strict=True)}
 
 
 def _chosen(analysis: Analysis, judgement: Judgement) -> list[str]:
     """Names of the feature groups to extract."""
     spec, findings = analysis.spec, analysis.findings
-    names = [one.name for one in judgement.judged]
+    names = [one.name for one in judgement.judged if one.verdict == "suppresses"]
+    maps = {name: {tap: findings[name].maps[tap] for tap in analysis.taps} for name in names}
     diversity = {
-        frozenset((one, other)): mean_diversity(findings[one].maps, findings[other].maps)
+        frozenset((one, other)): mean_diversity(maps[one], maps[other])
         for place, one in enumerate(names)
         for other in names[place + 1 :]
     }
     return choose(
         names,
-        {one.name: one.verdict == "suppresses" for one in judgement.judged},
+        dict.fromkeys(names, True),
         {one.name: one.score[spec.reading].mean for one in judgement.judged},
         {name: analysis.cost(name) for name in names},
         diversity,
@@ -160,7 +165,7 @@ def _repainted(
         return None, {}
     able = [one for one in candidates if img2img.left_out(one) is None]
     console.print(f"repainting with {len(able)} candidates", highlight=False)
-    made = workers.map(img2img.repaint, [(spec, one, drawn) for one in (plain(), *able)])
+    made = workers.map(img2img.repaint, [(spec, one) for one in (plain(), *able)], drawn)
     pixels = img2img.batch_of(spec, drawn).pixels
     pictures = {one.name: found for one, found in zip((plain(), *able), made, strict=True)}
     return np.ascontiguousarray(np.moveaxis(pixels, 1, -1)), {
@@ -226,14 +231,14 @@ def _report(
 def _pca(
     analysis: Analysis, drawn: Drawn, chosen: Sequence[str]
 ) -> list[tuple[str, list[NDArray[np.uint8]]]]:
-    """Of the tap with the most cells, in one basis."""
+    """Of the finest tap, in one basis."""
     spec, findings = analysis.spec, analysis.findings
-    tap = max(analysis.taps, key=lambda tap: findings[PLAIN].maps[tap][0, 0].size)
+    [tap] = findings[PLAIN].clean
     shown = {"clean": findings[PLAIN].clean[tap], PLAIN: findings[PLAIN].maps[tap]}
     shown |= {name: findings[name].maps[tap] for name in chosen}
     basis = pca.fit(np.concatenate(list(shown.values())))
     size = (spec.image_size[0], spec.image_size[1])
-    images = drawn.images[: len(findings[PLAIN].maps[tap])]
+    images = drawn.pick(shown_places(drawn)).images
     pixels = [decode(image, size, spec.input.max_pixels, spec.fit).pixels for image in images]
     inputs = [np.ascontiguousarray(np.moveaxis(one, 0, -1)) for one in pixels]
     return [("input", inputs), *((name, list(basis.colours(maps))) for name, maps in shown.items())]

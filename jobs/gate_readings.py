@@ -70,7 +70,7 @@ def candidates(shards: str) -> list[Candidate]:
     """The embedded backbone's own, at several strengths, and two that pair some."""
     spec = _spec(shards, 50)
     canny = ControlNet(type="controlnet", source="embedded/controlnet-canny")
-    found = candidates_of(spec)
+    found = candidates_of(spec, captions=True)
     half = canny.model_copy(update={"scale": 0.5})
     found.append(Candidate(name="controlnet-half", techniques=[half]))
     found.append(Candidate(name="average", techniques=[Average(type="average", seeds=4)]))

@@ -12,7 +12,9 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from schemas.spec import Cluster
 
-_LOCAL_OBJECT_STORE_BYTES = 80 * 2**20  # only receipts pass through it
+_LOCAL_OBJECT_STORE_BYTES = (
+    80 * 2**20
+)  # receipts pass through it, and GATE's findings; more is spilled to disk
 
 
 @dataclass(frozen=True)

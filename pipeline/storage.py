@@ -155,6 +155,25 @@ def check_writable(url: str, what: str = "store") -> None:
         )
 
 
+def check_puts(url: str) -> None:
+    """Try every right that a job needs on a folder where it replaces its few files whole.
+
+    Raises:
+        StorageError: names the missing right.
+    """
+    fs, root = open_fs(url)
+    probe = f"{root}/probe-{uuid.uuid4().hex}"
+    step = "write"
+    try:
+        put(fs, probe, b"probe")
+        step = "delete"
+        fs.rm_file(probe)
+    except OSError as error:
+        raise StorageError(
+            f"folder {url}: cannot {step} objects there ({error}); the job needs the rights to write and delete"
+        ) from error
+
+
 def _create_local(path: str, data: bytes) -> bool:
     """A hard link appears whole or not at all, and is refused where the name is taken."""
     with _staged(path, data) as staged:

@@ -46,8 +46,8 @@ class Candidate(Model):
 class Img2Img(Model):
     """The qualitative guideline: repaint images without and with each candidate, from the same noise."""
 
-    images: int = Field(default=8, ge=1)
-    """How many of the drawn ones."""
+    images: int = Field(default=16, ge=2)
+    """How many of the drawn ones, evenly spaced."""
     strength: float = Field(default=0.8, gt=0, le=1)
     """Share of the noise schedule that is repainted; high, as the paper asks."""
     steps: int = Field(default=20, ge=1)
@@ -66,7 +66,7 @@ class GateSpec(Model):
     version: Literal[1]
     """Of this schema."""
     out: Url
-    """Folder or URL for `selection.json` and `report.html`."""
+    """A local folder or an S3 prefix for `selection.json` and `report.html`."""
     input: Input
     """As in an extract spec."""
     image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
@@ -76,7 +76,7 @@ class GateSpec(Model):
     images: int = Field(default=32, ge=2)
     """How many are drawn from the shards, by `seed`."""
     seed: int = 0
-    """Of the drawn images, of all noise, and of the bootstrap."""
+    """Of the drawn images and of all noise."""
     taps: str | list[str | Tap] = "legacy"
     """As a group's. `attn` has no Score: its channels are tokens of the prompt."""
     prompt: str = "a photo"
@@ -90,7 +90,7 @@ class GateSpec(Model):
     candidates: list[Candidate] | None = None
     """Default: what the backbone and the shards offer; see `pipeline.gate.candidates`."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    """Of all candidates' intervals together."""
+    """Of the intervals of all single candidates together, by one reading; of those of all combinations likewise."""
     reading: Reading = "own"
     """Which reading of Score decides; the others are reported beside it."""
     budget: float = Field(default=4.0, gt=0)
@@ -163,7 +163,11 @@ class Selection(Receipt):
     groups: list[dict[str, Any]]
     """The feature groups to extract, as a spec has them."""
     images: list[str]
-    """That it was measured on, as SHARD/KEY."""
+    """Those drawn, as SHARD/KEY."""
+    usable: int
+    """How many of these have a Score: an image without edges has none."""
+    repainted: int = 0
+    """How many of these Img2Img was made of."""
     spec: dict[str, Any]
     """The full spec of the job."""
 

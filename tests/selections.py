@@ -30,6 +30,7 @@ def selection(*groups: dict[str, Any], backbone: str = "0" * 64, **fields: Any) 
         ],
         groups=list(groups) or [group("caption", prompt="{caption}")],
         images=["a.tar/0"],
+        usable=1,
         spec={"backbone": {"source": "embedded"}},
         **fields,
     )

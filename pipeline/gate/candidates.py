@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from pipeline import families, techniques
+from pipeline.layouts import layouts
+from pipeline.scores import has_score
 from schemas.gate import PLAIN, Candidate, GateSpec
-from schemas.groups import Group
 from schemas.lora import MODERATE, OVERFITTED
+from schemas.spec import ExtractSpec
 from schemas.techniques import ControlNet, Guidance, Lora, NoNoise, Technique
 
 _QUALITY: Final = "best quality, sharp"
@@ -21,13 +25,13 @@ _STARTS: Final = ("denoise", "inversion", "no-noise", "average")
 """Techniques about the noise that a feature starts from, of which its clean counterpart has none."""
 
 
-def candidates_of(spec: GateSpec) -> list[Candidate]:
+def candidates_of(spec: GateSpec, *, captions: bool) -> list[Candidate]:
     """Those of the spec. By default: captions where there are any, words of quality, the ControlNet and LoRAs that
     are known to belong to the backbone, and guidance, a negative control."""
     if spec.candidates is not None:
         return list(spec.candidates)
     found = [Candidate(name="quality", prompt=f"{spec.prompt}, {_QUALITY}")]
-    if spec.input.caption_field is not None or spec.input.captions is not None:
+    if captions:
         found.insert(0, Candidate(name="caption", prompt="{caption}"))
     if spec.backbone.source == "embedded":
         loras = {f"lora-{name}": f"embedded/loras/{name}.safetensors" for name in (MODERATE, OVERFITTED)}
@@ -74,6 +78,24 @@ def measured_groups(spec: GateSpec, candidate: Candidate) -> list[dict[str, Any]
     return [clean, own | {"name": "noisy", "t": times(spec, candidate)}]
 
 
+def extract_spec(spec: GateSpec, groups: list[dict[str, Any]]) -> ExtractSpec:
+    """An extract job's spec of some groups, in float32."""
+    return ExtractSpec.model_validate(
+        {
+            "version": 1,
+            "store": "none",
+            "input": spec.input.model_dump(),
+            "image_size": spec.image_size,
+            "fit": spec.fit,
+            "backbone": spec.backbone.model_dump(),
+            "seed": spec.seed,
+            "groups": groups,
+            "output": {"dtype": "float32"},
+            "cluster": spec.cluster.model_dump(),
+        }
+    )
+
+
 def times(spec: GateSpec, candidate: Candidate) -> list[int]:
     """Every t of the spec at which a candidate can be measured: below what `denoise` starts from."""
     starts = [one.start for one in candidate.techniques if one.type == "denoise"]
@@ -84,18 +106,26 @@ def check(spec: GateSpec, candidates: list[Candidate], folder: Path) -> None:
     """Name a candidate that cannot be measured before any work.
 
     Raises:
-        ValueError: weights that are missing or do not fit the backbone, or techniques that do not go together.
+        ValueError: weights that are missing or do not fit the backbone, techniques that do not go together, captions
+            that the spec has no place for, taps that the backbone has not, or none that has a Score.
     """
     family = families.family(folder)
     for candidate in candidates:
         try:
             if spec.t not in times(spec, candidate):
                 raise ValueError(f"it denoises from no more noise than t = {spec.t}; start above")
-            for fields in measured_groups(spec, candidate):
-                checked = Group.model_validate(fields)
+            measured = extract_spec(spec, measured_groups(spec, candidate))
+            for checked in measured.groups:
                 techniques.check(checked.techniques, family, folder)
+            arrays = layouts(measured, folder)
         except ValueError as error:
-            raise ValueError(f"candidate {candidate.name!r}: {error}") from error
+            told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise ValueError(f"candidate {candidate.name!r}: {told.removeprefix('Value error, ')}") from error
+        if not any(has_score(array.tap, array.shape) for array in arrays):
+            raise ValueError(
+                f"taps: none of {', '.join(dict.fromkeys(array.tap for array in arrays))} has a Score; name some whose"
+                " features are maps of channels with several cells"
+            )
 
 
 def _tap(tap: Any) -> Any:

@@ -1,37 +1,36 @@
 """Whether a candidate suppresses content shift: its Score minus the plain feature's, image by image.
 
-Images differ in Score far more than candidates do, so only paired differences say anything. Their distribution is
-skewed (Score has no lower bound), hence the bootstrap. It is of the images that were measured: for fewer than about 20
-its intervals are narrower than they should be, and for 2 they are no more than the range.
+Images differ in Score far more than candidates do, so only paired differences say anything. They are few, and their
+distribution may be skewed (Score has no lower bound): the bootstrap's percentiles are too narrow for that.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.gate.student import student
 from schemas.gate import Estimate, Verdict
 
-_AT_ONCE: Final = 1000
-"""Resamples drawn together; bounds memory, and changes no result."""
+Key = TypeVar("Key")
 
 
-def estimates(
-    values: Mapping[str, NDArray[np.floating[Any]]], *, confidence: float, seed: int, resamples: int = 10_000
-) -> dict[str, Estimate]:
-    """Mean over images of each array, with the percentile bootstrap's interval.
+def estimates(values: Mapping[Key, NDArray[np.floating[Any]]], *, confidence: float) -> dict[Key, Estimate]:
+    """Mean over images of each array, with an interval; all intervals hold together (Bonferroni).
 
-    All arrays are resampled by the same draws of images. The intervals are widened (Bonferroni) so that all hold
-    together with probability `confidence`; beyond that no array's depends on the others.
+    Each end is the wider one of Student's interval and of Hall's (1992, J. R. Statist. Soc. B 54, 221), which takes
+    skewness into account. Simulated at 95% for 1, 10 and 40 arrays of 8 to 64 images, 3,000 times each, some interval
+    misses its true mean in 2 to 5% of cases for normal values, independent or not, and for Student's with 4 degrees of
+    freedom; in 4 to 9% for a skewness of 1; in 4 to 11% for one of 2 from 12 images on and up to 10 arrays. For a
+    skewness of 2, 40 arrays need 32 images (7%); with 8, even 10 arrays miss in 15%, and 40 in 24%.
 
     Args:
         values: each [images], of the same images in the same order.
         confidence: of all intervals together, in (0, 1).
-        seed: of the draws; the same seed gives the same intervals.
-        resamples: draws of images, each as many as there are.
 
     Raises:
         ValueError: arrays of different lengths, fewer than 2 images, or a value that is not finite.
@@ -39,20 +38,8 @@ def estimates(
     if not values:
         return {}
     exact = {name: np.asarray(array, np.float64) for name, array in values.items()}
-    images = _images(exact)
-    tail = (1 - confidence) / len(exact) / 2
-    rng = np.random.default_rng(seed)
-    means: dict[str, list[NDArray[np.float64]]] = {name: [] for name in exact}
-    for start in range(0, resamples, _AT_ONCE):
-        rows = min(_AT_ONCE, resamples - start)
-        # How often each image is drawn, [rows, images]: a resample's mean is then one product.
-        times = rng.multinomial(images, np.full(images, 1 / images), rows).astype(np.float64)
-        for name, array in exact.items():
-            means[name].append(times @ array / images)
-    return {
-        name: _estimate(float(array.mean()), np.concatenate(means[name]), tail)
-        for name, array in exact.items()
-    }
+    point = student((1 - confidence) / len(exact) / 2, _images(exact) - 1)
+    return {name: _estimate(array, point) for name, array in exact.items()}
 
 
 def verdict(gain: Estimate) -> Verdict:
@@ -98,7 +85,7 @@ def agreement(closer: Sequence[bool | None], verdicts: Sequence[Verdict]) -> tup
     return sum(compared), len(compared)
 
 
-def _images(values: Mapping[str, NDArray[np.float64]]) -> int:
+def _images(values: Mapping[Key, NDArray[np.float64]]) -> int:
     """Their number, which all arrays share."""
     first, *_ = values
     shape = values[first].shape
@@ -117,7 +104,26 @@ def _images(values: Mapping[str, NDArray[np.float64]]) -> int:
     return shape[0]
 
 
-def _estimate(mean: float, resampled: NDArray[np.float64], tail: float) -> Estimate:
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    # Where all values are equal, rounding can put the mean beside its own interval.
-    return Estimate(mean=mean, low=min(float(low), mean), high=max(float(high), mean))
+def _estimate(values: NDArray[np.float64], point: float) -> Estimate:
+    """`point` is Student's at the share that is left out at either end."""
+    mean, images = float(values.mean()), len(values)
+    apart = values - mean
+    # Scaled, so that no cube leaves float64's range.
+    largest = float(abs(apart).max()) or 1.0
+    apart /= largest
+    variance = float((apart**2).mean())
+    skewness = float((apart**3).mean()) / variance**1.5 if variance else 0.0
+    error = largest * math.sqrt(variance / (images - 1))
+    shift = skewness / (6 * math.sqrt(images))
+    return Estimate(
+        mean=mean,
+        low=mean - error * max(point, _hall(point, shift)),
+        high=mean + error * max(point, -_hall(-point, shift)),
+    )
+
+
+def _hall(point: float, shift: float) -> float:
+    """The t that Hall's transformation makes `point` of: (1 + 2 g t)^3 = 1 + 6 g (point - g), with g = `shift`."""
+    root = float(np.cbrt(1 + 6 * shift * (point - shift)))
+    # (root - 1) / 2g, without its 0 / 0.
+    return 3 * (point - shift) / (root**2 + root + 1)

@@ -80,21 +80,33 @@ def how_to_read(selection: Selection) -> Html:
             tag("h3", "Statistics"),
             tag(
                 "p",
-                f"Intervals come from a bootstrap over {counted(len(selection.images), 'image')}. They are widened"
-                " (Bonferroni, over the candidates), so that all hold together with a confidence of"
-                f" {number(100 * selection.confidence, 0)}\N{NO-BREAK SPACE}%. A candidate suppresses"
-                " content shift if its whole interval lies above 0, and harms if it lies below; an interval with 0"
-                " inside shows no effect, which more images may still bring to light.",
+                f"Intervals are of the mean over {counted(selection.usable, 'image')}: Student's, or at either end"
+                " Hall's, which takes skewness into account, where that is wider. In the table of decisions they are"
+                " widened (Bonferroni), so that those of all candidates by one reading hold together with a confidence"
+                f" of {number(100 * selection.confidence, 0)}\N{NO-BREAK SPACE}%. A candidate suppresses content"
+                " shift if its whole interval lies above 0, and harms if it lies below; an interval with 0 inside shows"
+                " no effect, which more images may still bring to light.",
+            ),
+            tag(
+                "p",
+                "Combinations hold together by themselves, apart from the candidates. They are chosen and judged on"
+                " the same images, so their gains are somewhat too high. Gains by tap hold together within a tap, and"
+                " Scores against t within a time, not over all taps or times.",
             ),
             tag("h3", "Img2Img"),
             tag(
                 "p",
                 "The qualitative guideline repaints images at a high strength, without and with each candidate and from"
                 " the same noise. A candidate that suppresses content shift should come closer to the input than the"
-                " reference without any.",
+                " reference without any. It is closer if some measure's interval lies above 0 and none below. These"
+                f" intervals{_over(selection)} hold together over all candidates and measures.",
             ),
         ]
     )
+
+
+def _over(selection: Selection) -> str:
+    return f", over {counted(selection.repainted, 'image')}," if selection.repainted else ""
 
 
 def _equation(title: str, *parts: str) -> Html:

@@ -16,9 +16,8 @@ def headline(selection: Selection) -> Html:
     """Heading, lead and facts."""
     names = [str(group.get("name", "")) for group in selection.groups]
     extracted = f"To be extracted: {listed(names)}." if names else "There is nothing to be extracted."
-    images = counted(len(selection.images), "image")
     fingerprint = tag("code", selection.backbone[:_SHORT], title=selection.backbone)
-    measured = f"{extracted} Measured at {at(selection.spec.get('t', '?'))} on {images}, with the backbone "
+    measured = f"{extracted} Measured at {at(selection.spec.get('t', '?'))} on {_images(selection)}, with the backbone "
     facts = {
         "decided by the reading": tag("code", selection.reading),
         "confidence": f"{number(100 * selection.confidence, 0)}{_SPACE}%",
@@ -35,6 +34,12 @@ def headline(selection: Selection) -> Html:
             tag("dl", *terms, class_="facts"),
         ]
     )
+
+
+def _images(selection: Selection) -> str:
+    """Those that have a Score, of those drawn."""
+    drawn = counted(len(selection.images), "image")
+    return drawn if selection.usable == len(selection.images) else f"{number(selection.usable, 0)} of {drawn}"
 
 
 def _found(selection: Selection) -> str:

@@ -56,7 +56,7 @@ def check(folder: Path) -> None:
 
 
 def repaint(spec: GateSpec, candidate: Candidate, drawn: Drawn) -> NDArray[np.uint8] | None:
-    """The first drawn images, as many as `img2img.images` says, repainted: RGB [n, H, W, 3].
+    """Some of the drawn images, as many as `img2img.images` says, repainted: RGB [n, H, W, 3].
 
     None for a candidate that is `left_out`. The same bytes whatever else is repainted.
 
@@ -81,7 +81,7 @@ def batch_of(spec: GateSpec, drawn: Drawn) -> Batch:
     """
     assert spec.img2img is not None
     size, most = (spec.image_size[0], spec.image_size[1]), spec.input.max_pixels
-    drawn = drawn.first(spec.img2img.images)
+    drawn = drawn.pick(drawn.places(spec.img2img.images))
     images = [decode(data, size, most, spec.fit) for data in drawn.images]
     fields = {
         name: [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,10 @@ from pipeline.gate.decisions import estimates, verdict
 from pipeline.gate.readings import READINGS
 from schemas.gate import PLAIN, Estimate, Judged
 
-Pictures = NDArray[np.uint8]
-"""RGB [images, H, W, 3]."""
 Similarity = Mapping[str, Mapping[str, NDArray[np.float64]]]
 """By candidate and measure: how much closer a repainted image is to its input than without, [images]."""
+Families = tuple[list[str], list[str]]
+"""Names of the single candidates, and of the combinations."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,23 @@ class Judgement:
 def judge(analysis: Analysis, parts: Mapping[str, list[str]], similarity: Similarity) -> Judgement:
     """Judge all candidates and combinations that were measured.
 
+    The intervals of a reading hold together over the single candidates, and again over the combinations: so what is
+    found of a candidate does not depend on what it was combined with. Combinations are chosen and judged on the same
+    images, so their gains are somewhat too high, and more verdicts on them are wrong than confidence says.
+
     Args:
         analysis: of them.
         parts: by name, the candidates in it.
         similarity: of those that were repainted.
     """
-    spec, names = analysis.spec, list(parts)
+    spec, names, families = analysis.spec, list(parts), _families(parts)
     gains = {
-        reading: _estimates(analysis, {name: one.mean(0) for name, one in found.items()})
+        reading: _estimates(analysis, families, {name: one.mean(0) for name, one in found.items()})
         for reading in READINGS
         for found in [analysis.gains(reading, names)]
     }
     scores = {
-        reading: _estimates(analysis, {name: found[name].mean(0) for name in names})
+        reading: _estimates(analysis, families, {name: found[name].mean(0) for name in names})
         for reading in READINGS
         for found in [analysis.scores(reading)]
     }
@@ -63,21 +67,31 @@ def judge(analysis: Analysis, parts: Mapping[str, list[str]], similarity: Simila
         )
         for name in names
     ]
-    return Judgement(judged, _by_tap(analysis, names), _curves(analysis, names))
+    return Judgement(judged, _by_tap(analysis, families), _curves(analysis, families))
 
 
-def _estimates(analysis: Analysis, values: Mapping[str, NDArray[np.float64]]) -> dict[str, Estimate]:
-    return estimates(values, confidence=analysis.spec.confidence, seed=analysis.spec.seed)
+def _families(parts: Mapping[str, list[str]]) -> Families:
+    single = [name for name, names in parts.items() if len(names) < 2]
+    return single, [name for name in parts if name not in single]
+
+
+def _estimates(
+    analysis: Analysis, families: Families, values: Mapping[str, NDArray[np.float64]]
+) -> dict[str, Estimate]:
+    """Those of a family hold together; names without values have none."""
+    found: dict[str, Estimate] = {}
+    for family in families:
+        known = {name: values[name] for name in family if name in values}
+        found |= estimates(known, confidence=analysis.spec.confidence)
+    return found
 
 
 def _closer(analysis: Analysis, similarity: Similarity) -> dict[str, dict[str, Estimate]]:
-    """Intervals of every measure; those of one measure hold together."""
+    """Intervals of every candidate and measure, which all hold together: one verdict is drawn from several."""
+    pairs = {(name, measure): values for name, one in similarity.items() for measure, values in one.items()}
     found: dict[str, dict[str, Estimate]] = {name: {} for name in similarity}
-    measures = list(dict.fromkeys(measure for one in similarity.values() for measure in one))
-    for measure in measures:
-        values = {name: one[measure] for name, one in similarity.items()}
-        for name, estimate in _estimates(analysis, values).items():
-            found[name][measure] = estimate
+    for (name, measure), estimate in estimates(pairs, confidence=analysis.spec.confidence).items():
+        found[name][measure] = estimate
     return found
 
 
@@ -88,23 +102,27 @@ def _together(found: Mapping[str, Estimate]) -> bool | None:
     return None if closer == farther else closer
 
 
-def _by_tap(analysis: Analysis, names: Sequence[str]) -> dict[str, dict[str, Estimate]]:
+def _by_tap(analysis: Analysis, families: Families) -> dict[str, dict[str, Estimate]]:
+    """Intervals of a tap hold together, by family."""
+    names = [name for family in families for name in family]
     gains = analysis.gains(analysis.spec.reading, names)
     found: dict[str, dict[str, Estimate]] = {name: {} for name in names}
     for place, tap in enumerate(analysis.taps):
-        for name, estimate in _estimates(analysis, {name: gains[name][place] for name in names}).items():
+        values = {name: gains[name][place] for name in names}
+        for name, estimate in _estimates(analysis, families, values).items():
             found[name][tap] = estimate
     return found
 
 
-def _curves(analysis: Analysis, names: Sequence[str]) -> dict[str, dict[int, Estimate]]:
-    found: dict[str, dict[int, Estimate]] = {name: {} for name in (PLAIN, *names)}
+def _curves(analysis: Analysis, families: Families) -> dict[str, dict[int, Estimate]]:
+    """Intervals of a time hold together, by family; the plain feature is one of the single candidates here."""
+    single, together = families
+    found: dict[str, dict[int, Estimate]] = {name: {} for name in (PLAIN, *single, *together)}
     for t in analysis.spec.all_times:
         scores = analysis.scores(analysis.spec.reading, t)
         known = {name: scores[name].mean(0) for name in found if name in scores}
         finite = np.logical_and.reduce([np.isfinite(one) for one in known.values()])
-        for name, estimate in _estimates(
-            analysis, {name: one[finite] for name, one in known.items()}
-        ).items():
+        values = {name: one[finite] for name, one in known.items()}
+        for name, estimate in _estimates(analysis, ([PLAIN, *single], together), values).items():
             found[name][t] = estimate
     return found

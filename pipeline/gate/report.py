@@ -19,6 +19,10 @@ from schemas.gate import PLAIN, Estimate, Selection
 
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A browser loads nothing for the page and runs nothing in it, whatever it holds."""
+_ON_CURVES: Final = (
+    "A higher Score is less content shift. Upright bars are intervals, which hold together within a time, not over all"
+    " times; they show the Score itself, so that two may overlap where the gain between them is clear."
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def _decision(report: Report) -> Html:
         [
             _said(
                 "A gain is how much a candidate's Score is above the plain feature's; the upright lines are at 0."
-                " \N{NOT EQUAL TO} marks a reading by which the verdict would be another."
+                " \N{NOT EQUAL TO} marks a reading by which the verdict would be another. Intervals of one reading hold"
+                " together, those of combinations apart."
             ),
             report_tables.decision(report.selection),
         ]
@@ -95,9 +100,7 @@ def _curves(report: Report) -> Html:
         return _empty("Score was not measured at other times.")
     chart = curves.chart(found, _names(report), int(report.selection.spec.get("t", 0)))
     numbers = tag("details", tag("summary", "The numbers"), report_tables.curves(found))
-    return joined(
-        [_said("A higher Score is less content shift. Upright bars are intervals."), chart, numbers]
-    )
+    return joined([_said(_ON_CURVES), chart, numbers])
 
 
 def _by_tap(report: Report) -> Html:
@@ -105,6 +108,7 @@ def _by_tap(report: Report) -> Html:
         return _empty("Gains were not measured by tap.")
     said = _said(
         "Green is less content shift than the plain feature, red is more; bold where the interval leaves 0 out."
+        " Intervals hold together within a tap, not over all taps."
     )
     return joined([said, report_tables.by_tap(report.by_tap)])
 
@@ -183,8 +187,8 @@ def _spec(report: Report) -> Html:
     listing = tag("pre", tag("code", report.spec_yaml), tabindex="0", aria_label="Spec as YAML")
     opened = tag("details", tag("summary", "The spec, as YAML"), _said("A click selects all of it."), listing)
     images = tag("ol", *(tag("li", tag("code", one)) for one in report.selection.images))
-    drawn = counted(len(report.selection.images), "image")
-    return joined([opened, tag("details", tag("summary", f"The {drawn} that it was measured on"), images)])
+    drawn = counted(len(report.selection.images), "drawn image")
+    return joined([opened, tag("details", tag("summary", f"The {drawn}"), images)])
 
 
 def _notes(report: Report) -> Html:

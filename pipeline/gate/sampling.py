@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pipeline.bad import BadSample
 from pipeline.captions import Captions
-from pipeline.decode import decode
+from pipeline.decode import decode, decode_beside
 from pipeline.drawing import Drawing
-from pipeline.shards import Sample, Shard
+from pipeline.shards import Sample, Shard, read_shard
 from schemas.gate import GateSpec
 from schemas.groups import PLACEHOLDER
 from schemas.techniques import ControlNet
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Drawn:
     images: list[bytes]
     """Encoded."""
     texts: dict[str, list[str]]
-    """`caption` and `json:FIELD` of each, as far as candidates take them; empty where a sample has none."""
+    """`caption` and `json:FIELD` of each, as far as candidates take them."""
     controls: dict[str, list[bytes]]
     """By tar extension, the control image of each, encoded."""
     notes: list[str] = field(default_factory=list)
@@ -33,13 +36,22 @@ class Drawn:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def first(self, count: int) -> Drawn:
-        """The first so many."""
+    def places(self, count: int) -> list[int]:
+        """Of so many, evenly spaced: shards may be sorted by what they show."""
+        count = min(count, len(self))
+        return [len(self) * place // count for place in range(count)]
+
+    def pick(self, places: Sequence[int]) -> Drawn:
+        """Some of them."""
+
+        def of(values: Sequence[T]) -> list[T]:
+            return [values[place] for place in places]
+
         return Drawn(
-            self.ids[:count],
-            self.images[:count],
-            {name: values[:count] for name, values in self.texts.items()},
-            {name: values[:count] for name, values in self.controls.items()},
+            of(self.ids),
+            of(self.images),
+            {name: of(values) for name, values in self.texts.items()},
+            {name: of(values) for name, values in self.controls.items()},
         )
 
 
@@ -59,12 +71,18 @@ def draw(spec: GateSpec, shards: Sequence[Shard]) -> Drawn:
     def checked(shard: Shard, sample: Sample) -> tuple[str, Sample]:
         if sample.image is None:
             raise BadSample(sample.reason or "no-image", sample.detail)
-        decode(sample.image, size, spec.input.max_pixels, spec.fit)
+        most = spec.input.max_pixels
+        image = decode(sample.image, size, most, spec.fit)
         for name in fields:
-            if not isinstance(sample.fields.get(name), bytes):
+            control = sample.fields.get(name)
+            if not isinstance(control, bytes):
                 raise BadSample("no-control", f"it has no {name}")
+            decode_beside(control, (image.height, image.width), size, most, spec.fit)
         if made is not None and sample.caption is None and sample.key in (known := made.of(shard.id)):
             sample.texts["caption"] = known[sample.key]
+        for name in names:
+            if not isinstance(sample.texts.get(name), str):
+                raise BadSample(f"no-{name.partition(':')[0]}", f"it has no {name}, which a candidate takes")
         return shard.id, sample
 
     drawing = Drawing(spec.input, checked, controls=fields, json_fields=json_fields)
@@ -80,8 +98,16 @@ def draw(spec: GateSpec, shards: Sequence[Shard]) -> Drawn:
         images=[sample.image for sample in samples if sample.image is not None],
         texts=texts,
         controls={name: [_control(sample, name) for sample in samples] for name in fields},
-        notes=_notes(spec, len(found), drawing, texts),
+        notes=_notes(spec, len(found), drawing),
     )
+
+
+def captioned(spec: GateSpec, shards: Sequence[Shard]) -> bool:
+    """Whether there are captions, as far as the first sample tells."""
+    if spec.input.captions is not None:
+        return True
+    first = next(read_shard(shards[0], spec.input), None) if shards else None
+    return first is not None and first.caption is not None
 
 
 def placeholders(spec: GateSpec) -> list[str]:
@@ -99,7 +125,8 @@ def control_fields(spec: GateSpec) -> list[str]:
 
 def _text(sample: Sample, name: str) -> str:
     found = sample.texts.get(name)
-    return found if isinstance(found, str) else ""
+    assert isinstance(found, str)  # `checked` has seen to it
+    return found
 
 
 def _control(sample: Sample, name: str) -> bytes:
@@ -108,16 +135,11 @@ def _control(sample: Sample, name: str) -> bytes:
     return data
 
 
-def _notes(
-    spec: GateSpec, count: int, drawing: Drawing[tuple[str, Sample]], texts: dict[str, list[str]]
-) -> list[str]:
+def _notes(spec: GateSpec, count: int, drawing: Drawing[tuple[str, Sample]]) -> list[str]:
     notes = []
     if count < spec.images:
         notes.append(f"{spec.images} images were asked for, the shards have {count} good ones")
     if bad := drawing.bad.total():
         told = ", ".join(f"{number} {reason}" for reason, number in drawing.bad.most_common())
         notes.append(f"{bad} drawn images are bad and gave way to others: {told}")
-    for name, values in texts.items():
-        if lacking := sum(not text for text in values):
-            notes.append(f"{lacking} of {count} images have no {name}; it is left empty in prompts")
     return notes

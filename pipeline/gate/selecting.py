@@ -33,16 +33,12 @@ _HASH: Final = 8
 
 @dataclass(frozen=True)
 class Combinations:
-    """What forward selection measured, and where it ended."""
+    """What forward selection measured."""
 
     candidates: list[Candidate]
     """The combinations, in the order that they were measured in."""
     parts: dict[str, list[str]]
     """By combination, the names of the candidates in it."""
-    gains: dict[str, NDArray[np.floating[Any]]]
-    """By name, [images]: those given, then those of the combinations."""
-    best: str | None
-    """The combination, or the single candidate, to keep; None where no candidate suppresses."""
 
 
 def combined(one: Candidate, other: Candidate, *, taken: Collection[str] = ()) -> Candidate | None:
@@ -70,36 +66,35 @@ def forward(
     measure: Callable[[Sequence[Candidate]], Gains],
     *,
     confidence: float,
-    seed: int,
     most: int = 3,
 ) -> Combinations:
     """Forward selection: from the single candidate with the highest gain, adds the one that improves most.
 
-    Only candidates that suppress by themselves are tried, each round all that fit what is there already. What is kept
-    has a mean improvement over the set before, image by image, whose interval is above 0; intervals hold together
-    within a round, not over the rounds. The order of `candidates` does not matter.
+    Only candidates that suppress by themselves are tried, as `judge` finds it; each round all that fit what is there
+    already. What is added to has a mean improvement over the set before, image by image, whose interval is above 0;
+    intervals hold together within a round, not over the rounds. What is measured on the images that it is chosen by
+    has gains that are somewhat too high. The order of `candidates` does not matter.
 
     Args:
         candidates: single ones, of different names.
         gains: of each candidate, [images].
         measure: gains [images] of combinations, on the same images in the same order.
         confidence: of the intervals of a round together.
-        seed: of the bootstrap.
         most: candidates in one set, at least 1.
 
     Raises:
         ValueError: gains that have no estimate (see `estimates`), or that are of other images.
     """
     single = {one.name: one for one in candidates}
-    alone = _above_zero({name: gains[name] for name in single}, confidence, seed)
-    found = Combinations([], {}, dict(gains), alone[0] if alone else None)
+    alone = _above_zero({name: gains[name] for name in single}, confidence)
+    found = Combinations([], {})
     if not alone:
         return found
-    current, parts = single[alone[0]], [alone[0]]
+    current, parts, reached = single[alone[0]], [alone[0]], gains[alone[0]]
     while len(parts) < most:
         trials: dict[str, Candidate] = {}
         for name in alone:
-            taken = {*single, *found.gains, *(trial.name for trial in trials.values())}
+            taken = {*single, *found.parts, *(trial.name for trial in trials.values())}
             trial = None if name in parts else combined(current, single[name], taken=taken)
             if trial is not None:
                 trials[name] = trial
@@ -107,19 +102,17 @@ def forward(
             break
         measured = measure(list(trials.values()))
         improvements = {
-            name: _difference(trial.name, measured[trial.name], found.gains[current.name])
-            for name, trial in trials.items()
+            name: _difference(trial.name, measured[trial.name], reached) for name, trial in trials.items()
         }
-        better = _above_zero(improvements, confidence, seed)
         found = Combinations(
             [*found.candidates, *trials.values()],
             {**found.parts, **{trial.name: [*parts, name] for name, trial in trials.items()}},
-            {**found.gains, **{trial.name: measured[trial.name] for trial in trials.values()}},
-            trials[better[0]].name if better else current.name,
         )
+        better = _above_zero(improvements, confidence)
         if not better:
             break
         current, parts = trials[better[0]], [*parts, better[0]]
+        reached = measured[current.name]
     return found
 
 
@@ -226,9 +219,9 @@ def _name(one: Candidate, other: Candidate, taken: Collection[str]) -> str:
     return f"{start}{_AND}{fingerprint(content)[:_HASH]}"
 
 
-def _above_zero(values: Gains, confidence: float, seed: int) -> list[str]:
+def _above_zero(values: Gains, confidence: float) -> list[str]:
     """Those whose mean's interval is above 0, the highest mean first, equal ones by name."""
-    found = estimates(values, confidence=confidence, seed=seed)
+    found = estimates(values, confidence=confidence)
     names = [name for name, estimate in found.items() if verdict(estimate) == "suppresses"]
     return sorted(names, key=lambda name: (-found[name].mean, name))
 

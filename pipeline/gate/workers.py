@@ -1,6 +1,6 @@
 """Where GATE's tasks run: each on a GPU or some cores of its own, on Ray or in this process.
 
-A task is a function of small things that returns small things, so Ray itself may try it again when a node dies.
+A task depends on its arguments alone and stores nothing, so Ray itself may try it again when a node dies.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _TRIES = 3
 class Workers(Protocol):
     """Does tasks."""
 
-    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
-        """The function's results for every task's arguments, in the order of the tasks.
+    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], shared: Any) -> list[T]:
+        """The function's results for every task's arguments, with `shared` behind them, in the order of the tasks.
 
         Raises:
             JobFailed: a task's machine died each time.
@@ -38,9 +38,9 @@ class Workers(Protocol):
 class SerialWorkers:
     """In this process, one after the other: for debugging."""
 
-    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
+    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], shared: Any) -> list[T]:
         """See `Workers`."""
-        return [function(*task) for task in tasks]
+        return [function(*task, shared) for task in tasks]
 
     def close(self) -> None:
         """Nothing was taken."""
@@ -53,7 +53,7 @@ class RayWorkers:
         self._share = cluster.connect(wanted)
         self._wanted = wanted
 
-    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
+    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], shared: Any) -> list[T]:
         """See `Workers`."""
         remote: Any = ray.remote(_threaded).options(
             num_cpus=self._wanted.cpus_per_actor,
@@ -61,15 +61,22 @@ class RayWorkers:
             max_retries=_TRIES - 1,
             scheduling_strategy="SPREAD",
         )
-        waiting = [remote.remote(self._wanted.cpus_per_actor, function, task) for task in tasks]
+        held, started, working = ray.put(shared), list[Any](), list[Any]()
         try:
-            found: list[T] = ray.get(waiting)
+            for task in tasks:
+                if len(working) >= self._share.actors:  # no more at once than the spec allows
+                    done, working = ray.wait(working)
+                    ray.get(done)  # raises what a task raised, before more is begun
+                ref = remote.remote(self._wanted.cpus_per_actor, function, task, held)
+                started.append(ref)
+                working.append(ref)
+            found: list[T] = ray.get(started)
         except RayTaskError as error:
             raise cluster.cause(error) from None
         except RayError as error:
             raise JobFailed(f"a task died {_TRIES} times: {cluster.in_short(error)}") from error
         finally:
-            for ref in waiting:  # when one has failed, the others are in vain
+            for ref in started:  # when one has failed, the others are in vain
                 ray.cancel(ref, force=True)
         return found
 
@@ -79,6 +86,6 @@ class RayWorkers:
             ray.shutdown()
 
 
-def _threaded(threads: int, function: Callable[..., T], task: tuple[Any, ...]) -> T:
+def _threaded(threads: int, function: Callable[..., T], task: tuple[Any, ...], shared: Any) -> T:
     torch.set_num_threads(threads)
-    return function(*task)
+    return function(*task, shared)

@@ -12,8 +12,11 @@ from jobs import gate
 from jobs.endings import DONE
 from pipeline.gate import workers
 from pipeline.reader import FeatureStore
+from pipeline.storage import names as storage_names
+from pipeline.storage import open_fs
 from schemas.gate import PLAIN, REPORT, SELECTION, GateSpec, Selection
 from schemas.specfile import load
+from tests.conftest import BucketUrl
 
 CANNY = {"type": "controlnet", "source": "embedded/controlnet-canny"}
 CANDIDATES = [
@@ -121,6 +124,10 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
             {"name": "x", "techniques": [{"type": "denoise", "start": 50}]},
             r"candidate 'x': it denoises from no more noise than t = 50; start above",
         ),
+        (
+            {"name": "x", "techniques": [CANNY | {"source": "embedded/backbone/vae"}]},
+            r"candidate 'x': ",
+        ),
     ],
 )
 def test_a_candidate_that_cannot_be_measured_is_named(
@@ -131,13 +138,47 @@ def test_a_candidate_that_cannot_be_measured_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"taps": "up-level9-out"}, r"candidate 'plain': .*up-level9-out"),
+        ({"taps": "attn"}, r"taps: none of attn has a Score; name some"),
+        ({"image_size": [64, 60]}, r"image_size"),
+        (
+            {"input": {"shards": "embedded", "caption_field": None}},
+            r"candidate 'caption': a group's prompt has \{caption\}, but input\.caption_field is null",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        gate.run(spec(tmp_path, **fields), serial=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_default_candidates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gate.run(spec(tmp_path, candidates=None), dry_run=True) == DONE
+    told = capsys.readouterr().out
+    for name in ("caption", "quality", "controlnet", "lora-moderate", "lora-overfitted", "guidance"):
+        assert name in told
+
+
+def test_to_s3(s3: BucketUrl) -> None:
+    url = s3()
+    made = spec(Path("x"), candidates=CANDIDATES[:1], img2img=None, images=2).model_copy(update={"out": url})
+    assert gate.run(made, serial=True) == DONE
+    fs, root = open_fs(url)
+    assert Selection.model_validate_json(fs.cat_file(f"{root}/{SELECTION}")).usable == 2
+    assert storage_names(fs, root) == [REPORT, SELECTION]
+
+
 def test_what_a_task_raises_is_raised() -> None:
     from schemas.spec import Cluster
 
     ray_workers = workers.RayWorkers(Cluster())
     try:
-        assert ray_workers.map(max, [(1, 2), (3, 1)]) == [2, 3]
+        assert ray_workers.map(max, [(1, 2), (5, 1), (0, 0), (9, 9)], 3) == [3, 5, 3, 9]
         with pytest.raises(ZeroDivisionError):
-            ray_workers.map(divmod, [(1, 1), (1, 0)])
+            ray_workers.map(divmod, [(1,), (2,)], 0)
     finally:
         ray_workers.close()

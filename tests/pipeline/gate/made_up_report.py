@@ -68,6 +68,8 @@ def report() -> Report:
         judged=[*alone, *together],
         groups=[_group("controlnet-and-lora-moderate", "a photo"), _group("caption", "{caption}")],
         images=[f"scenes-{place % 4:03}/held-out-{place:06}" for place in range(32)],
+        usable=30,
+        repainted=8,
         spec=spec.model_dump(mode="json"),
     )
     pictures = _pictures(8)
@@ -93,6 +95,7 @@ def report() -> Report:
         agreement=(4, 5),
         spec_yaml=yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
         notes=[
+            "2 of 32 images have no edges at some tap, and no Score",
             "3 drawn images are bad and gave way to others: 2 truncated, 1 too-large",
             "the tap attn has no Score: its channels are tokens of the prompt",
         ],

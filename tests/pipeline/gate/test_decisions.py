@@ -27,34 +27,32 @@ def arrays(draw: st.DrawFn) -> Values:
 
 
 def estimated(
-    values: Mapping[str, NDArray[np.floating[Any]]], confidence: float = 0.9, seed: int = 0
+    values: Mapping[str, NDArray[np.floating[Any]]], confidence: float = 0.9
 ) -> dict[str, Estimate]:
-    """By few resamples, which are enough for what does not depend on chance."""
-    return estimates(values, confidence=confidence, seed=seed, resamples=200)
+    return estimates(values, confidence=confidence)
 
 
 @settings(deadline=None)
-@given(arrays(), st.integers(0, 3))
-def test_intervals_hold_the_mean(values: Values, seed: int) -> None:
-    found = estimated(values, seed=seed)
+@given(arrays())
+def test_intervals_hold_the_mean(values: Values) -> None:
+    found = estimated(values)
     assert list(found) == list(values)
     for name, array in values.items():
-        one, slack = found[name], 1e-9 * float(abs(array).max())
+        one = found[name]
         assert one.mean == array.mean() and one.low <= one.mean <= one.high
-        assert array.min() - slack <= one.low and one.high <= array.max() + slack
+        assert np.isfinite([one.low, one.high]).all()
 
 
 @settings(deadline=None)
-@given(arrays(), st.integers(0, 3))
-def test_no_array_depends_on_the_others(values: Values, seed: int) -> None:
+@given(arrays())
+def test_no_array_depends_on_the_others(values: Values) -> None:
     """But for the width, which is that of one array by itself at Bonferroni's level."""
-    together = estimated(values, seed=seed)
-    assert together == estimated(dict(reversed(values.items())), seed=seed)
+    together = estimated(values)
+    assert together == estimated(dict(reversed(values.items())))
     for name, array in values.items():
-        (alone,) = estimated({name: array}, 1 - (1 - 0.9) / len(values), seed).values()
-        size = max(1.0, float(abs(array).max()))
+        (alone,) = estimated({name: array}, 1 - (1 - 0.9) / len(values)).values()
         for one, other in zip(together[name].model_dump().values(), alone.model_dump().values(), strict=True):
-            assert one == pytest.approx(other, abs=1e-9 * size)
+            assert one == pytest.approx(other, rel=1e-6, abs=1e-6)
 
 
 @settings(deadline=None)
@@ -70,41 +68,60 @@ def test_the_sign_exchanges_the_bounds(values: Values) -> None:
             assert verdict(mirrored[name]) == opposite[verdict(one)]
 
 
-def test_repeatable() -> None:
-    values = {"a": np.random.default_rng(0).normal(size=20)}
-    assert estimates(values, confidence=0.95, seed=1) == estimates(values, confidence=0.95, seed=1)
-    assert estimates(values, confidence=0.95, seed=1) != estimates(values, confidence=0.95, seed=2)
-
-
-def test_intervals_cover_the_truth_together() -> None:
-    """Three at a time, skewed as gains in Score are: each alone at 95% would miss in 14 of 100 cases."""
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize("images", [8, 32])
+def test_intervals_cover_the_truth_together(images: int, skewed: bool) -> None:
+    """Guards against percentiles of a bootstrap: of 10 candidates without effect, they gave one a verdict in 10 % of
+    jobs with 32 images, and in 38 % with 8."""
+    rng = np.random.default_rng(images)
+    mean = -4.0 if skewed else 0.0
     missed = 0
-    for seed in range(200):
-        values = {name: -rng.gamma(4, 1, 60) for name in "abc"}
-        found = estimates(values, confidence=0.95, seed=seed, resamples=1000)
-        missed += not all(one.low < -4 < one.high for one in found.values())
-    assert 0.01 < missed / 200 < 0.11
+    for _ in range(500):
+        values = -rng.gamma(4, 1, (10, images)) if skewed else rng.normal(0, 1, (10, images))
+        found = estimates(dict(enumerate(values)), confidence=0.95)
+        missed += not all(one.low < mean < one.high for one in found.values())
+    assert 0.01 < missed / 500 < (0.09 if skewed else 0.06)
 
 
-def test_images_are_resampled_not_values() -> None:
-    """Guards against draws of its own for each array: then the gain of a constant lead would differ."""
+def test_an_interval_by_hand() -> None:
+    """Student's, as values without skewness have it: mean 2, standard error sqrt(1 / 3), 4.303 at 2 degrees."""
+    (found,) = estimates({"a": np.array([1.0, 2.0, 3.0])}, confidence=0.95).values()
+    assert (found.low, found.high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)
+
+
+def test_the_longer_side_is_that_of_the_tail() -> None:
+    """Skewness widens the end towards rare values, and narrows none."""
+    skewed = -np.random.default_rng(0).gamma(1, 1, 30)
+    (found,) = estimates({"a": skewed}, confidence=0.95).values()
+    half = 2.04523 * skewed.std(ddof=1) / 30**0.5
+    assert found.high - found.mean == pytest.approx(half, rel=1e-4)
+    assert found.mean - found.low > 1.1 * half
+
+
+def test_a_lead_moves_the_interval() -> None:
     base = np.random.default_rng(0).normal(0, 10, 30)
-    found = estimates({"base": base, "lead": base + 5}, confidence=0.95, seed=0)
+    found = estimates({"base": base, "lead": base + 5}, confidence=0.95)
     assert found["lead"].low - found["base"].low == pytest.approx(5)
     assert found["lead"].high - found["base"].high == pytest.approx(5)
 
 
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_no_size_of_values_is_too_much(size: float) -> None:
+    (found,) = estimates({"a": size * np.array([1.0, 2.0, 4.0])}, confidence=0.95).values()
+    (wanted,) = estimates({"a": np.array([1.0, 2.0, 4.0])}, confidence=0.95).values()
+    assert (found.low / size, found.high / size) == pytest.approx((wanted.low, wanted.high))
+
+
 @pytest.mark.parametrize("images", [20, 100])
 def test_equal_values(images: int) -> None:
-    """Their mean is in the interval, though rounding puts those of all resamples beside it."""
+    """Their mean is in the interval, which has hardly any width."""
     (found,) = estimated({"a": np.full(images, 0.1)}).values()
     assert found.low <= found.mean <= found.high
     assert found.high - found.low == pytest.approx(0, abs=1e-15)
 
 
 def test_nothing_to_estimate() -> None:
-    assert estimates({}, confidence=0.95, seed=0) == {}
+    assert estimates({}, confidence=0.95) == {}
 
 
 @pytest.mark.parametrize(

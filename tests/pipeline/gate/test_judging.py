@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.gate.analysis import Analysis, analyse
+from pipeline.gate.decisions import estimates
 from pipeline.gate.judging import judge
 from pipeline.gate.measuring import Findings
 from pipeline.gate.readings import READINGS, TapNorms
@@ -34,7 +35,7 @@ def found(strength: float, *, scale: float = 1, clean: NDArray[np.float32] = CLE
         t: np.float32(scale) * (clean + np.float32(share) * NOISE)
         for t, share in ((50, 0.2 * strength), (200, 0.2))
     }
-    maps = {TAP: np.zeros((2, 1, 2, 2), np.float32)}
+    maps = {TAP: np.zeros((2, 1, 2, 2), np.float16)}
     return Findings({TAP: TapNorms(scale * clean, noisy)}, maps, maps, cost=1.0, plain_cost=1.0)
 
 
@@ -73,6 +74,38 @@ def test_img2img_says_closer_where_no_measure_contradicts() -> None:
     assert [judged[name].closer for name in PARTS] == [True, False, None]
 
 
+def test_one_family_of_all_measures() -> None:
+    """Guards against an answer by any of several measures, each with an interval as if it were the only one."""
+    values = 0.1 + 0.12 * np.linspace(-1, 1, 8)
+    few = judge(analysis(), PARTS, {"good": {"ssim": values}}).judged[0]
+    many = {name: {measure: values for measure in ("ssim", "edges", "colour")} for name in PARTS}
+    more = judge(analysis(), PARTS, many).judged[0]
+    assert few.similarity is not None and more.similarity is not None
+    (alone,) = estimates({"": values}, confidence=1 - 0.05 / 9).values()
+    assert more.similarity["ssim"].low == pytest.approx(alone.low)
+    assert more.similarity["ssim"].low < few.similarity["ssim"].low
+    assert (few.closer, more.closer) == (True, None)
+
+
+def test_combining_changes_nothing_of_the_candidates() -> None:
+    """Guards against verdicts of single candidates that depend on how many combinations were tried."""
+    all_of_them = {**analysis().findings, "good-and-same": found(0.2), "good-and-bad": found(0.2)}
+    parts = PARTS | {name: name.split("-and-") for name in ("good-and-same", "good-and-bad")}
+    alone, combined = judge(analysis(), PARTS, {}), judge(analyse(SPEC, all_of_them), parts, {})
+    assert combined.judged[:3] == alone.judged and [one.verdict for one in combined.judged[3:]] == 2 * [
+        "suppresses"
+    ]
+    assert {name: combined.by_tap[name] for name in PARTS} == alone.by_tap
+    assert {name: combined.curves[name] for name in (PLAIN, *PARTS)} == alone.curves
+
+
+def test_candidates_are_judged_as_forward_selection_does() -> None:
+    made = analysis()
+    gains = {name: one.mean(0) for name, one in made.gains(SPEC.reading, list(PARTS)).items()}
+    same = estimates(gains, confidence=SPEC.confidence)
+    assert [one.gain[SPEC.reading] for one in judge(made, PARTS, {}).judged] == list(same.values())
+
+
 def test_curves_and_taps() -> None:
     judgement = judge(analysis(), PARTS, {})
     assert list(judgement.curves) == [PLAIN, *PARTS]
@@ -85,7 +118,7 @@ def test_images_without_edges_are_left_out() -> None:
     flat = CLEAN.copy()
     flat[3] = 0
     noise = {50: flat * 1.1, 200: flat * 1.2 + np.where(flat > 0, NOISE, 0).astype(np.float32)}
-    maps = {TAP: np.zeros((2, 1, 2, 2), np.float32)}
+    maps = {TAP: np.zeros((2, 1, 2, 2), np.float16)}
     findings = {PLAIN: Findings({TAP: TapNorms(flat, noise)}, maps, maps, 1.0, 1.0)}
     made = analyse(SPEC, findings)
     assert made.usable.tolist() == [place != 3 for place in range(12)]
@@ -94,7 +127,7 @@ def test_images_without_edges_are_left_out() -> None:
 
 def test_images_without_any_edges_are_refused() -> None:
     flat = np.zeros((3, 4, 4), np.float32)
-    maps = {TAP: np.zeros((2, 1, 2, 2), np.float32)}
+    maps = {TAP: np.zeros((2, 1, 2, 2), np.float16)}
     findings = {PLAIN: Findings({TAP: TapNorms(flat, {50: flat, 200: flat})}, maps, maps, 1.0, 1.0)}
     with pytest.raises(
         ValueError, match=r"0 of 3 images have edges at every tap; .* give images that show something"

@@ -72,7 +72,7 @@ def selection(report: Report, **changes: Any) -> Report:
 
 def bare(report: Report) -> Report:
     """With nothing that may be missing."""
-    found = selection(report, judged=[], groups=[], images=[], spec={})
+    found = selection(report, judged=[], groups=[], images=[], usable=0, repainted=0, spec={})
     return replace(found, curves={}, by_tap={}, sheet=[], pca=[], agreement=None, spec_yaml="", notes=[])
 
 
@@ -103,7 +103,8 @@ def test_the_headline_says_what_where_and_on_what(page: Page) -> None:
         "4 of 6 candidates suppress content shift at t = 50: caption, controlnet, lora-moderate and" in text
     )
     assert "To be extracted: controlnet-and-lora-moderate and caption." in text
-    assert "Measured at t = 50 on 32 images, with the backbone 9f3ac1d07be2." in text
+    assert "Measured at t = 50 on 30 of 32 images, with the backbone 9f3ac1d07be2." in text
+    assert "the mean over 30 images" in text and "These intervals, over 8 images, hold together" in text
 
 
 def test_every_candidate_has_its_verdict_in_the_table(full: Report, page: Page) -> None:

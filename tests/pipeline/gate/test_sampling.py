@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from webdataset import TarWriter
 
-from pipeline.gate.sampling import draw
+from pipeline.gate.sampling import captioned, draw
 from pipeline.shards import list_shards
 from schemas.gate import GateSpec
 
@@ -54,11 +54,33 @@ def test_the_seed_draws(tmp_path: Path) -> None:
 
 
 def test_texts_that_prompts_take(tmp_path: Path) -> None:
-    write(tmp_path / "a.tar", [{"png": encoded(0), "txt": b"a cat"}, {"png": encoded(1)}])
-    made = spec(tmp_path, candidates=CAPTION, images=2)
+    """A sample without one gives way to others, as extraction would fail its row."""
+    samples = [
+        {"png": encoded(0), "txt": b"a cat"},
+        {"png": encoded(1)},
+        {"png": encoded(2), "txt": b"a dog"},
+    ]
+    write(tmp_path / "a.tar", samples)
+    made = spec(tmp_path, candidates=CAPTION, images=3)
     drawn = draw(made, list_shards(made.input))
-    assert drawn.texts == {"caption": ["a cat", ""]}
-    assert drawn.notes == ["1 of 2 images have no caption; it is left empty in prompts"]
+    assert drawn.texts == {"caption": ["a cat", "a dog"]}
+    assert "1 no-caption" in drawn.notes[1]
+
+
+@pytest.mark.parametrize(("members", "expected"), [({"txt": b"a cat"}, True), ({}, False)])
+def test_captioned(members: dict[str, bytes], expected: bool, tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", [{"png": encoded(0), **members}])
+    made = spec(tmp_path)
+    assert captioned(made, list_shards(made.input)) == expected
+
+
+def test_some_of_them_are_evenly_spaced(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", [{"png": encoded(n)} for n in range(7)])
+    made = spec(tmp_path, candidates=[], images=7)
+    drawn = draw(made, list_shards(made.input))
+    assert drawn.places(3) == [0, 2, 4]
+    assert drawn.pick([0, 2]).ids == [drawn.ids[0], drawn.ids[2]]
+    assert drawn.places(99) == list(range(7))
 
 
 def test_fewer_than_asked_for_and_bad_ones_are_said(tmp_path: Path) -> None:
@@ -78,12 +100,11 @@ def test_one_image_is_not_enough(tmp_path: Path) -> None:
 
 
 def test_control_images_come_along(tmp_path: Path) -> None:
-    write(
-        tmp_path / "a.tar",
-        [{"jpg": encoded(n), "depth.png": encoded(9 + n)} for n in range(2)] + [{"jpg": encoded(5)}],
-    )
+    samples: list[dict[str, Any]] = [{"jpg": encoded(n), "depth.png": encoded(9 + n)} for n in range(2)]
+    samples += [{"jpg": encoded(5)}, {"jpg": encoded(6), "depth.png": b"no picture"}]
+    write(tmp_path / "a.tar", samples)
     technique = {"type": "controlnet", "source": "x", "image": "field:depth.png"}
-    made = spec(tmp_path, candidates=[{"name": "depth", "techniques": [technique]}], images=3)
+    made = spec(tmp_path, candidates=[{"name": "depth", "techniques": [technique]}], images=4)
     drawn = draw(made, list_shards(made.input))
     assert drawn.controls == {"depth.png": [encoded(9), encoded(10)]}
-    assert "1 no-control" in drawn.notes[1]
+    assert "1 no-control" in drawn.notes[1] and drawn.notes[1].startswith("2 drawn images are bad")

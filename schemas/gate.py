@@ -101,6 +101,13 @@ class GateSpec(Model):
     """null leaves the qualitative guideline out."""
     cluster: Cluster = Cluster()
 
+    @field_validator("image_size")
+    @classmethod
+    def _positive(cls, value: list[int]) -> list[int]:
+        if min(value) < 8 or any(side % 8 for side in value):
+            raise ValueError(f"is {value}; height and width must be positive multiples of 8")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> GateSpec:
         if self.anchor_t <= self.t:

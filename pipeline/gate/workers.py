@@ -71,13 +71,12 @@ class RayWorkers:
                 started.append(ref)
                 working.append(ref)
             found: list[T] = ray.get(started)
-        except RayTaskError as error:
-            raise cluster.cause(error) from None
         except RayError as error:
+            for ref in working:  # in vain, when one has failed
+                ray.cancel(ref)
+            if isinstance(error, RayTaskError):
+                raise cluster.cause(error) from None
             raise JobFailed(f"a task died {_TRIES} times: {cluster.in_short(error)}") from error
-        finally:
-            for ref in started:  # when one has failed, the others are in vain
-                ray.cancel(ref, force=True)
         return found
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from fsspec import AbstractFileSystem
 from s3fs.errors import translate_boto_error
 
 from pipeline.s3 import S3
-from pipeline.storage import StorageError, check_writable, create, names, open_fs, put
+from pipeline.storage import StorageError, check_puts, check_writable, create, names, open_fs, put
 from tests.conftest import BucketUrl
 from tests.s3_server import Server
 
@@ -145,8 +145,9 @@ def test_names(fs: AbstractFileSystem, root: str) -> None:
 
 
 def test_writable_store_stays_empty(fs: AbstractFileSystem, store: str, root: str) -> None:
-    check_writable(store)
-    assert names(fs, root) == []
+    for check in (check_writable, check_puts):
+        check(store)
+        assert names(fs, root) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -182,6 +183,16 @@ def test_missing_right_is_named(s3: BucketUrl, become: Any, identity: int, step:
     become(0)
     fs, root = open_fs(url)
     assert names(fs, root) == [], "the probe is left behind"
+
+
+@pytest.mark.s3
+def test_a_folder_that_one_may_only_read(s3: BucketUrl, become: Any) -> None:
+    url = f"{s3()}/folder"
+    become(1)
+    with pytest.raises(
+        StorageError, match=f"folder {url}: cannot write objects there .*rights to write and delete"
+    ):
+        check_puts(url)
 
 
 @pytest.mark.s3

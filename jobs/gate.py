@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,14 @@ from rich.table import Table
 
 from jobs.beginnings import absolute_sources, log_to_console
 from jobs.endings import DONE, FAILED
-from pipeline import identity, pca, sources, storage
-from pipeline.decode import decode
+from pipeline import identity, sources, storage
 from pipeline.gate import img2img, similarity
 from pipeline.gate.analysis import Analysis, analyse
 from pipeline.gate.candidates import candidates_of, check, group, plain
+from pipeline.gate.colours import colours
 from pipeline.gate.decisions import agreement
 from pipeline.gate.judging import Judgement, judge
 from pipeline.gate.measuring import Findings, measure
-from pipeline.gate.measuring import shown as shown_places
 from pipeline.gate.report import Report, render
 from pipeline.gate.sampling import Drawn, captioned, draw
 from pipeline.gate.selecting import choose, forward, mean_diversity
@@ -107,11 +106,11 @@ def _gate(
         found = analysis.gains(spec.reading, [one.name for one in trials])
         return {name: one.mean(0) for name, one in found.items()}
 
-    combinations = forward(candidates, gains, measured, confidence=spec.confidence)
+    combined = forward(candidates, gains, measured, confidence=spec.confidence)
     inputs, repainted = _repainted(console, spec, candidates, drawn, workers)
-    parts = {one.name: [one.name] for one in candidates} | combinations.parts
+    parts = {one.name: [one.name] for one in candidates} | combined.parts
     judgement = judge(analysis, parts, _closer(spec, inputs, repainted))
-    known = {one.name: one for one in [plain(), *candidates, *combinations.candidates]}
+    known = {one.name: one for one in [plain(), *candidates, *combined.candidates]}
     chosen = _chosen(analysis, judgement)
     selection = Selection(
         gatehouse=__version__,
@@ -139,18 +138,20 @@ def _measured(
 def _chosen(analysis: Analysis, judgement: Judgement) -> list[str]:
     """Names of the feature groups to extract."""
     spec, findings = analysis.spec, analysis.findings
-    names = [one.name for one in judgement.judged if one.verdict == "suppresses"]
-    maps = {name: {tap: findings[name].maps[tap] for tap in analysis.taps} for name in names}
+    suppresses = {one.name: one.verdict == "suppresses" for one in judgement.judged}
+    maps = {
+        name: {tap: findings[name].maps[tap] for tap in analysis.taps}
+        for name, helps in suppresses.items()
+        if helps
+    }
     diversity = {
-        frozenset((one, other)): mean_diversity(maps[one], maps[other])
-        for place, one in enumerate(names)
-        for other in names[place + 1 :]
+        frozenset(pair): mean_diversity(maps[pair[0]], maps[pair[1]]) for pair in combinations(maps, 2)
     }
     return choose(
-        names,
-        dict.fromkeys(names, True),
+        list(suppresses),
+        suppresses,
         {one.name: one.score[spec.reading].mean for one in judgement.judged},
-        {name: analysis.cost(name) for name in names},
+        {name: analysis.cost(name) for name in suppresses},
         diversity,
         budget=spec.budget,
         most=spec.most_groups,
@@ -179,26 +180,12 @@ def _closer(
     """How much more alike its input a picture is with each candidate than without, by measure, [images]."""
     if spec.img2img is None or inputs is None or len(inputs) < 2:
         return {}
-    encoder: Any = None
-    if spec.img2img.image_encoder is not None:
-        encoder = similarity.load_encoder(
-            sources.component(
-                spec.img2img.image_encoder, spec.img2img.image_encoder_revision, subject="image_encoder"
-            )
-        )
-
-    def alike(outputs: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-        found = similarity.measures(inputs, outputs)
-        if encoder is not None:
-            found["embedding"] = similarity.embedding_similarity(inputs, outputs, encoder)
-        return found
-
-    without = alike(repainted[PLAIN])
-    return {
-        name: {measure: values - without[measure] for measure, values in alike(outputs).items()}
-        for name, outputs in repainted.items()
-        if name != PLAIN
-    }
+    source, revision = spec.img2img.image_encoder, spec.img2img.image_encoder_revision
+    encoder = None
+    if source is not None:
+        encoder = similarity.load_encoder(sources.component(source, revision, subject="image_encoder"))
+    others = {name: outputs for name, outputs in repainted.items() if name != PLAIN}
+    return similarity.closer(inputs, repainted[PLAIN], others, encoder)
 
 
 def _report(
@@ -221,27 +208,11 @@ def _report(
         curves=judgement.curves,
         by_tap=judgement.by_tap,
         sheet=sheet,
-        pca=_pca(analysis, drawn, chosen),
+        pca=colours(analysis, drawn, chosen),
         agreement=compared,
         spec_yaml=dump(analysis.spec),
         notes=_notes(analysis, drawn),
     )
-
-
-def _pca(
-    analysis: Analysis, drawn: Drawn, chosen: Sequence[str]
-) -> list[tuple[str, list[NDArray[np.uint8]]]]:
-    """Of the finest tap, in one basis."""
-    spec, findings = analysis.spec, analysis.findings
-    [tap] = findings[PLAIN].clean
-    shown = {"clean": findings[PLAIN].clean[tap], PLAIN: findings[PLAIN].maps[tap]}
-    shown |= {name: findings[name].maps[tap] for name in chosen}
-    basis = pca.fit(np.concatenate(list(shown.values())))
-    size = (spec.image_size[0], spec.image_size[1])
-    images = drawn.pick(shown_places(drawn)).images
-    pixels = [decode(image, size, spec.input.max_pixels, spec.fit).pixels for image in images]
-    inputs = [np.ascontiguousarray(np.moveaxis(one, 0, -1)) for one in pixels]
-    return [("input", inputs), *((name, list(basis.colours(maps))) for name, maps in shown.items())]
 
 
 def _notes(analysis: Analysis, drawn: Drawn) -> list[str]:

@@ -23,15 +23,17 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import sources
-from pipeline.embedded_figures.features import clean, extract, legacy_taps
+from pipeline.embedded_figures.features import extract, legacy_taps
 from pipeline.embedded_figures.probes import Protocol, joined, score
 from pipeline.embedded_figures.scenes import Scene, read_scenes
 from pipeline.gate import readings
 from pipeline.gate.candidates import candidates_of, group
 from pipeline.gate.readings import READINGS, TapNorms
 from pipeline.linear_probe import Training
+from pipeline.scores import clean
 from pipeline.shift import laplacian_norms
 from schemas.gate import Candidate, GateSpec, Reading
+from schemas.groups import Group
 from schemas.spec import Backbone as BackboneSpec
 from schemas.techniques import Average, ControlNet
 
@@ -143,15 +145,13 @@ def _norms(
 ) -> tuple[dict[str, TapNorms], dict[str, NDArray[np.float16]]]:
     """Laplacian norms of the first scenes by tap; and features of all of them, to probe."""
     own = group(spec, candidate)
-    steering = [one for one in own["techniques"] if one["type"] != "average"]
-    quiet = clean("clean") | {"prompt": own["prompt"]}
-    quiet["techniques"] = [*quiet["techniques"], *steering]
-    groups = [quiet, own | {"name": "noisy"}]
+    groups = [clean(Group.model_validate(own)).model_dump() | {"name": "clean"}]
     if anchor:
         groups.append(own | {"name": "anchor", "t": _ANCHOR_T})
-    first = scenes[:_SCORED]
+    first, taps = scenes[:_SCORED], legacy_taps(backbone)
     features = extract(backbone, first, groups, "float32")
-    taps = legacy_taps(backbone)
+    noisy = extract(backbone, scenes, [own | {"name": "noisy"}], "float32")
+    features |= {name: values[: len(first)] for name, values in noisy.items()}
     norms = {name: laplacian_norms(torch.from_numpy(values)).numpy() for name, values in features.items()}
     found = {
         tap: TapNorms(
@@ -160,8 +160,7 @@ def _norms(
         )
         for tap in taps
     }
-    probed = extract(backbone, scenes, [own | {"name": "noisy"}], "float16")
-    return found, {tap: probed[f"noisy/{tap}"] for tap in taps}
+    return found, {tap: noisy[f"noisy/{tap}"].astype(np.float16) for tap in taps}
 
 
 def _gain(norms: TapNorms, plain: TapNorms, t: int, reading: Reading) -> float:

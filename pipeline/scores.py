@@ -22,7 +22,7 @@ from pipeline.shift import relative_shift, score
 from schemas import taps as tap_names
 from schemas.groups import Group
 from schemas.spec import Scores
-from schemas.techniques import Average, Denoise, Inversion, NoNoise
+from schemas.techniques import OF_NOISE, NoNoise
 
 Shifts = Mapping[str, Tensor]
 """By tap, relative shift of each slot, [B]."""
@@ -36,7 +36,7 @@ def has_score(tap: str, shape: Sequence[int]) -> bool:
 
 def clean(group: Group) -> Group:
     """A group of clean latents at timestep 0, with all its techniques but those about noise."""
-    kept = [one for one in group.techniques if not isinstance(one, Average | Denoise | Inversion | NoNoise)]
+    kept = [one for one in group.techniques if not isinstance(one, OF_NOISE)]
     return group.model_copy(
         update={"t": None, "timestep": 0, "techniques": [NoNoise(type="no-noise"), *kept]}
     )

@@ -53,7 +53,7 @@ def shift(features: Tensor, reference: Tensor) -> Tensor:
     Raises:
         ValueError: maps of other images or another resolution.
     """
-    return _shift(laplacian_norms(features), laplacian_norms(reference))
+    return shift_of_norms(laplacian_norms(features), laplacian_norms(reference))
 
 
 def relative_shift(features: Tensor, reference: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def relative_shift(features: Tensor, reference: Tensor) -> Tensor:
     NaN where the reference is constant and so is the feature, infinite where only the reference is.
     """
     of_reference = laplacian_norms(reference)
-    return _shift(laplacian_norms(features), of_reference) / of_reference.sum((1, 2))
+    return shift_of_norms(laplacian_norms(features), of_reference) / of_reference.sum((1, 2))
 
 
 def score(diff: Tensor, anchor: Tensor) -> Tensor:
@@ -78,7 +78,12 @@ def score(diff: Tensor, anchor: Tensor) -> Tensor:
     return (anchor - diff) / anchor
 
 
-def _shift(norms: Tensor, of_reference: Tensor) -> Tensor:
+def shift_of_norms(norms: Tensor, of_reference: Tensor) -> Tensor:
+    """`shift` of features whose `laplacian_norms` [B, h, w] are known, and those of their reference.
+
+    Raises:
+        ValueError: maps of other images or another resolution.
+    """
     if norms.shape != of_reference.shape:
         raise ValueError(
             f"features have [B, h, w] = {list(norms.shape)}, their reference {list(of_reference.shape)}; take both from"

@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -131,23 +131,17 @@ def check_writable(url: str, what: str = "store") -> None:
     """
     fs, root = open_fs(url)
     probe = f"{root}/probe-{uuid.uuid4().hex}"
-    step = "create"
-    try:
-        create(fs, probe, b"probe")
-        again = create(fs, probe, b"again")
-        step = "read"
-        held = fs.cat_file(probe)
-        step = "list"
-        names(fs, root)
-        step = "delete"
-        fs.rm_file(probe)
-    except OSError as error:
-        with suppress(OSError):
-            fs.rm_file(probe)
-        raise StorageError(
-            f"{what} {url}: cannot {step} objects there ({error}); the job needs the rights to create, read, list"
-            " and delete"
-        ) from error
+    found = _try_rights(
+        fs,
+        probe,
+        f"{what} {url}",
+        "create, read, list and delete",
+        create=lambda: (create(fs, probe, b"probe"), create(fs, probe, b"again")),
+        read=lambda: fs.cat_file(probe),
+        list=lambda: names(fs, root),
+        delete=lambda: fs.rm_file(probe),
+    )
+    (_, again), held = found["create"], found["read"]
     if again or held != b"probe":
         raise StorageError(
             f"{what} {url}: a second create of one object was not refused, so this object store ignores"
@@ -163,15 +157,31 @@ def check_puts(url: str) -> None:
     """
     fs, root = open_fs(url)
     probe = f"{root}/probe-{uuid.uuid4().hex}"
-    step = "write"
-    try:
-        put(fs, probe, b"probe")
-        step = "delete"
-        fs.rm_file(probe)
-    except OSError as error:
-        raise StorageError(
-            f"folder {url}: cannot {step} objects there ({error}); the job needs the rights to write and delete"
-        ) from error
+    _try_rights(
+        fs,
+        probe,
+        f"folder {url}",
+        "write and delete",
+        write=lambda: put(fs, probe, b"probe"),
+        delete=lambda: fs.rm_file(probe),
+    )
+
+
+def _try_rights(
+    fs: AbstractFileSystem, probe: str, subject: str, needed: str, **steps: Callable[[], Any]
+) -> dict[str, Any]:
+    """What each step gave, by its name; a step that is refused is named, and takes the object `probe` away."""
+    found: dict[str, Any] = {}
+    for step, attempt in steps.items():
+        try:
+            found[step] = attempt()
+        except OSError as error:
+            with suppress(OSError):
+                fs.rm_file(probe)
+            raise StorageError(
+                f"{subject}: cannot {step} objects there ({error}); the job needs the rights to {needed}"
+            ) from error
+    return found
 
 
 def _create_local(path: str, data: bytes) -> bool:

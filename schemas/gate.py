@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.groups import Group, Tap, check_placeholders
-from schemas.model import Model, Name, Url
+from schemas.groups import Tap, check_placeholders
+from schemas.model import ImageSize, Model, Name, Url
 from schemas.receipts import Receipt
 from schemas.spec import Backbone, Cluster, Input
 from schemas.techniques import Technique
@@ -69,7 +69,7 @@ class GateSpec(Model):
     """A local folder or an S3 prefix for `selection.json` and `report.html`."""
     input: Input
     """As in an extract spec."""
-    image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    image_size: ImageSize
     """[H, W] in pixels, as features will be extracted at."""
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     backbone: Backbone = Backbone()
@@ -100,13 +100,6 @@ class GateSpec(Model):
     img2img: Img2Img | None = Img2Img()
     """null leaves the qualitative guideline out."""
     cluster: Cluster = Cluster()
-
-    @field_validator("image_size")
-    @classmethod
-    def _positive(cls, value: list[int]) -> list[int]:
-        if min(value) < 8 or any(side % 8 for side in value):
-            raise ValueError(f"is {value}; height and width must be positive multiples of 8")
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> GateSpec:
@@ -177,7 +170,3 @@ class Selection(Receipt):
     """How many of these Img2Img was made of."""
     spec: dict[str, Any]
     """The full spec of the job."""
-
-    def feature_groups(self) -> list[Group]:
-        """`groups`, checked."""
-        return [Group.model_validate(group) for group in self.groups]

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.groups import PLACEHOLDER, check_placeholders
-from schemas.model import Dtype, Model, Url
+from schemas.model import Dtype, ImageSize, Model, Url
 from schemas.receipts import Receipt, fingerprint
 from schemas.spec import Backbone, Input
 
@@ -61,7 +61,7 @@ class LoraSpec(Model):
     where `lora` is a URL."""
     input: Input
     """As in an extract spec."""
-    image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    image_size: ImageSize
     """[H, W] in pixels; best what features will be extracted at."""
     fit: Literal["stretch", "crop"] = "stretch"
     """How an image becomes `image_size`, as in an extract spec."""
@@ -101,13 +101,6 @@ class LoraSpec(Model):
     """Of the drawn images, the first weights, and every step's images, timesteps and noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
-
-    @field_validator("image_size")
-    @classmethod
-    def _positive(cls, value: list[int]) -> list[int]:
-        if min(value) < 8 or any(side % 8 for side in value):
-            raise ValueError(f"is {value}; height and width must be positive multiples of 8")
-        return value
 
     @field_validator("prompt")
     @classmethod

@@ -23,6 +23,14 @@ def without_credentials(url: str) -> str:
     return url
 
 
+def _sides(size: list[int]) -> list[int]:
+    if min(size) < 8 or any(side % 8 for side in size):
+        raise ValueError(f"is {size}; height and width must be positive multiples of 8")
+    return size
+
+
+ImageSize = Annotated[list[int], Field(min_length=2, max_length=2), AfterValidator(_sides)]
+"""[H, W] in pixels."""
 Url = Annotated[str, AfterValidator(without_credentials)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Dtype = Literal["float16", "float32"]

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.groups import PLACEHOLDER, Group
-from schemas.model import Dtype, Model, Url
+from schemas.model import Dtype, ImageSize, Model, Url
 from schemas.techniques import ControlNet
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
@@ -184,7 +184,7 @@ class ExtractSpec(Model):
     store: Url
     """URL of the feature store: a local folder or an S3 prefix."""
     input: Input
-    image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    image_size: ImageSize
     """[H, W] in pixels that the network sees."""
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     """How an image becomes `image_size`, bicubic: `stretch` (the paper), `crop` scales its shorter side and takes the
@@ -203,13 +203,6 @@ class ExtractSpec(Model):
     cluster: Cluster = Cluster()
     max_bad_fraction: float = Field(default=0.1, ge=0, le=1)
     """A job with a larger share of bad samples fails; what is stored stays."""
-
-    @field_validator("image_size")
-    @classmethod
-    def _positive(cls, value: list[int]) -> list[int]:
-        if min(value) < 8 or any(side % 8 for side in value):
-            raise ValueError(f"is {value}; height and width must be positive multiples of 8")
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> ExtractSpec:

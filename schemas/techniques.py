@@ -144,6 +144,9 @@ class Average(Model):
     """The group's own seed and those that follow."""
 
 
+OF_NOISE = (Denoise, Inversion, NoNoise, Average)
+"""About the noise that a feature starts from, not about what the network computes."""
+
 Technique = Annotated[
     ControlNet | Lora | Guidance | IpAdapter | Denoise | Inversion | NoNoise | Average,
     Field(discriminator="type"),

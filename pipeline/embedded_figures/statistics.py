@@ -6,14 +6,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-_FEW: Final = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
-"""Student's 97.5% points for 1 to 10 degrees of freedom."""
+from pipeline.student import student
+
+_TAIL: Final = 0.025
+"""At either end of an interval of 95%."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def interval(values: ArrayLike) -> Interval:
     mean, n = float(given.mean()), len(given)
     if n == 1:
         return Interval(mean, None, None, 1)
-    half = student(n - 1) * float(given.std(ddof=1)) / math.sqrt(n)
+    half = student(_TAIL, n - 1) * float(given.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -69,18 +70,6 @@ def paired(values: ArrayLike, beside: ArrayLike) -> Interval:
 def counted(count: float, n: int) -> Interval:
     """A number without an interval."""
     return Interval(float(count), None, None, n)
-
-
-def student(freedom: int) -> float:
-    """The 97.5% point of Student's distribution, within 0.001."""
-    if freedom <= len(_FEW):
-        return _FEW[freedom - 1]
-    z = NormalDist().inv_cdf(0.975)
-    # Its expansion in 1 / freedom (Abramowitz and Stegun 26.7.5).
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def falls(values: Sequence[Any]) -> int:

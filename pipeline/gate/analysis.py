@@ -38,18 +38,18 @@ class Analysis:
         found = self.findings[name]
         return found.cost / found.plain_cost
 
-    def scores(self, reading: Reading, t: int | None = None) -> Scores:
-        """Score (Eq. 2) of every candidate that was measured at t (default: the spec's), [taps, usable images]."""
+    def scores(self, reading: Reading, names: Sequence[str], t: int | None = None) -> Scores:
+        """Score (Eq. 2) of those that were measured at t (default: the spec's), [taps, usable images]."""
         t = self.spec.t if t is None else t
         return {
             name: np.stack([self._score(found, tap, t, reading) for tap in self.taps])[:, self.usable]
-            for name, found in self.findings.items()
+            for name, found in ((name, self.findings[name]) for name in names)
             if t in found.norms[self.taps[0]].noisy
         }
 
     def gains(self, reading: Reading, names: Sequence[str]) -> Scores:
         """Score minus the plain feature's at the same t and noise, [taps, usable images]."""
-        scores = self.scores(reading)
+        scores = self.scores(reading, [PLAIN, *names])
         return {name: scores[name] - scores[PLAIN] for name in names}
 
     def _score(self, found: Findings, tap: str, t: int, reading: Reading) -> NDArray[np.float64]:

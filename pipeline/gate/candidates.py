@@ -9,11 +9,12 @@ from pydantic import ValidationError
 
 from pipeline import families, techniques
 from pipeline.layouts import layouts
-from pipeline.scores import has_score
+from pipeline.scores import clean, has_score
 from schemas.gate import PLAIN, Candidate, GateSpec
+from schemas.groups import Group
 from schemas.lora import MODERATE, OVERFITTED
 from schemas.spec import ExtractSpec
-from schemas.techniques import ControlNet, Guidance, Lora, NoNoise, Technique
+from schemas.techniques import ControlNet, Guidance, Lora
 
 _QUALITY: Final = "best quality, sharp"
 """Words for what most images are, as in the paper's first experiment."""
@@ -21,8 +22,6 @@ _GUIDANCE: Final = 7.5
 """Stable Diffusion's usual scale."""
 _SD15: Final = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SD15_CANNY: Final = ("lllyasviel/sd-controlnet-canny", "7f2f69197050967007f6bbd23ab5e52f0384162a")
-_STARTS: Final = ("denoise", "inversion", "no-noise", "average")
-"""Techniques about the noise that a feature starts from, of which its clean counterpart has none."""
 
 
 def candidates_of(spec: GateSpec, *, captions: bool) -> list[Candidate]:
@@ -71,11 +70,8 @@ def group(spec: GateSpec, candidate: Candidate) -> dict[str, Any]:
 def measured_groups(spec: GateSpec, candidate: Candidate) -> list[dict[str, Any]]:
     """What is measured of a candidate: `clean`, of clean latents at timestep 0, and `noisy` at every t it admits."""
     own = group(spec, candidate)
-    steering: list[Technique] = [one for one in candidate.techniques if one.type not in _STARTS]
-    quiet = [NoNoise(type="no-noise"), *steering]
-    clean = own | {"name": "clean", "timestep": 0, "techniques": [one.model_dump() for one in quiet]}
-    del clean["t"]
-    return [clean, own | {"name": "noisy", "t": times(spec, candidate)}]
+    quiet = clean(Group.model_validate(own)).model_dump()
+    return [quiet | {"name": "clean"}, own | {"name": "noisy", "t": times(spec, candidate)}]
 
 
 def extract_spec(spec: GateSpec, groups: list[dict[str, Any]]) -> ExtractSpec:

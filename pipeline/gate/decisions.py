@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.gate.student import student
+from pipeline.student import student
 from schemas.gate import Estimate, Verdict
 
 Key = TypeVar("Key")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,14 +31,12 @@ from pipeline.recipes import Recipe, windows
 from pipeline.techniques.starts import Draw, Estimate, Noise
 from schemas.gate import Candidate, GateSpec
 from schemas.groups import Group
-from schemas.techniques import Guidance
-
-_MEANINGLESS: Final = ("denoise", "inversion", "no-noise", "average")
+from schemas.techniques import OF_NOISE, Guidance
 
 
 def left_out(candidate: Candidate) -> str | None:
     """Why a candidate has no meaning here, or None: Img2Img has its own start, and one draw of noise."""
-    found = [one.type for one in candidate.techniques if one.type in _MEANINGLESS]
+    found = [one.type for one in candidate.techniques if isinstance(one, OF_NOISE)]
     if not found:
         return None
     return (

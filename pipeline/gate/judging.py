@@ -49,9 +49,9 @@ def judge(analysis: Analysis, parts: Mapping[str, list[str]], similarity: Simila
         for found in [analysis.gains(reading, names)]
     }
     scores = {
-        reading: _estimates(analysis, families, {name: found[name].mean(0) for name in names})
+        reading: _estimates(analysis, families, {name: one.mean(0) for name, one in found.items()})
         for reading in READINGS
-        for found in [analysis.scores(reading)]
+        for found in [analysis.scores(reading, names)]
     }
     closer = _closer(analysis, similarity)
     judged = [
@@ -119,8 +119,8 @@ def _curves(analysis: Analysis, families: Families) -> dict[str, dict[int, Estim
     single, together = families
     found: dict[str, dict[int, Estimate]] = {name: {} for name in (PLAIN, *single, *together)}
     for t in analysis.spec.all_times:
-        scores = analysis.scores(analysis.spec.reading, t)
-        known = {name: scores[name].mean(0) for name in found if name in scores}
+        scores = analysis.scores(analysis.spec.reading, list(found), t)
+        known = {name: one.mean(0) for name, one in scores.items()}
         finite = np.logical_and.reduce([np.isfinite(one) for one in known.values()])
         values = {name: one[finite] for name, one in known.items()}
         for name, estimate in _estimates(analysis, ([PLAIN, *single], together), values).items():

@@ -16,15 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from pipeline.shift import score as equation_2
+from pipeline.shift import shift_of_norms
 from schemas.gate import Reading
 
 READINGS: Final[tuple[Reading, ...]] = get_args(Reading)
-Norms = NDArray[np.float32]
+Norms = NDArray[np.floating[Any]]
 """[images, h, w] of one tap."""
 
 
@@ -47,12 +51,12 @@ def diff(norms: Norms, own: Norms, plain: Norms, reading: Reading) -> NDArray[np
         plain: of the plain clean feature.
         reading: one of `READINGS`.
     """
-    if reading == "literal":
-        return _distance(norms, plain)
-    if reading == "own":
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return _distance(norms, own) / own.sum((1, 2), dtype=np.float64)
-    return _distance(_shape(norms), _shape(plain))
+    if reading == "shape":
+        norms, plain = _shape(norms), _shape(plain)
+    reference = own if reading == "own" else plain
+    found: NDArray[np.float64] = shift_of_norms(_exact(norms), _exact(reference)).numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return found / reference.sum((1, 2), dtype=np.float64) if reading == "own" else found
 
 
 def score(norms: Norms, own: Norms, plain: TapNorms, anchor_t: int, reading: Reading) -> NDArray[np.float64]:
@@ -69,17 +73,16 @@ def score(norms: Norms, own: Norms, plain: TapNorms, anchor_t: int, reading: Rea
         NaN or -inf for images where the anchor has no shift, such as those of one colour.
     """
     anchor = diff(plain.noisy[anchor_t], plain.clean, plain.clean, reading)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found: NDArray[np.float64] = (anchor - diff(norms, own, plain.clean, reading)) / anchor
+    ours = diff(norms, own, plain.clean, reading)
+    found: NDArray[np.float64] = equation_2(torch.from_numpy(ours), torch.from_numpy(anchor)).numpy()
     return found
 
 
-def _distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
-    """sum_{i,j} | one - other |, [images]."""
-    return np.abs(one.astype(np.float64) - other).sum((1, 2))
+def _exact(norms: Norms) -> Tensor:
+    return torch.from_numpy(norms).double()
 
 
-def _shape(norms: Norms) -> NDArray[np.float64]:
+def _shape(norms: Norms) -> Norms:
     """Divided by their mean, so that it is 1; a constant feature stays 0."""
     mean = norms.mean((1, 2), keepdims=True, dtype=np.float64)
     return np.divide(norms, mean, out=np.zeros(norms.shape), where=mean > 0)

@@ -7,7 +7,7 @@ ControlNet can hold, colours what it cannot, embeddings what is shown, wherever 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,33 @@ def measures(inputs: Pictures, outputs: Pictures) -> dict[str, Values]:
         ValueError: arrays of different shapes, or pictures smaller than SSIM's window.
     """
     return {name: measure(inputs, outputs) for name, measure in _MEASURES.items()}
+
+
+def closer(
+    inputs: Pictures, without: Pictures, repainted: Mapping[str, Pictures], encoder: Any = None
+) -> dict[str, dict[str, Values]]:
+    """How much more alike its input each picture is than one repainted without any technique, by name and measure.
+
+    Args:
+        inputs: that were repainted.
+        without: repainted without.
+        repainted: with each candidate, by name.
+        encoder: as `load_encoder` gave it; adds the measure `embedding`.
+    """
+
+    def alike(outputs: Pictures) -> dict[str, Values]:
+        found = measures(inputs, outputs)
+        return (
+            found
+            if encoder is None
+            else found | {"embedding": embedding_similarity(inputs, outputs, encoder)}
+        )
+
+    plain = alike(without)
+    return {
+        name: {measure: values - plain[measure] for measure, values in alike(outputs).items()}
+        for name, outputs in repainted.items()
+    }
 
 
 def edge_agreement(inputs: Pictures, outputs: Pictures) -> Values:

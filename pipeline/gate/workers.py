@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline import cluster
@@ -55,7 +54,7 @@ class RayWorkers:
 
     def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], shared: Any) -> list[T]:
         """See `Workers`."""
-        remote: Any = ray.remote(_threaded).options(
+        remote: Any = ray.remote(_do).options(
             num_cpus=self._wanted.cpus_per_actor,
             num_gpus=1 if self._share.device == "cuda" else 0,
             max_retries=_TRIES - 1,
@@ -67,7 +66,7 @@ class RayWorkers:
                 if len(working) >= self._share.actors:  # no more at once than the spec allows
                     done, working = ray.wait(working)
                     ray.get(done)  # raises what a task raised, before more is begun
-                ref = remote.remote(self._wanted.cpus_per_actor, function, task, held)
+                ref = remote.remote(function, task, held)
                 started.append(ref)
                 working.append(ref)
             found: list[T] = ray.get(started)
@@ -85,6 +84,5 @@ class RayWorkers:
             ray.shutdown()
 
 
-def _threaded(threads: int, function: Callable[..., T], task: tuple[Any, ...], shared: Any) -> T:
-    torch.set_num_threads(threads)
+def _do(function: Callable[..., T], task: tuple[Any, ...], shared: Any) -> T:
     return function(*task, shared)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.embedded_figures.statistics import Interval, counted, falls, interval, paired, student
+from pipeline.embedded_figures.statistics import Interval, counted, falls, interval, paired
+from pipeline.student import student
 
 
 @pytest.mark.parametrize("n", [5, 40])
@@ -30,8 +31,8 @@ def test_pairs_take_away_what_they_share() -> None:
     ("freedom", "expected"), [(1, 12.706), (4, 2.776), (10, 2.228), (11, 2.201), (20, 2.086), (120, 1.980)]
 )
 def test_students_points(freedom: int, expected: float) -> None:
-    """As every table has them, on both sides of where the table here ends."""
-    assert student(freedom) == pytest.approx(expected, abs=0.001)
+    """As every table has them."""
+    assert student(0.025, freedom) == pytest.approx(expected, abs=0.001)
 
 
 def test_a_single_value_has_no_interval() -> None:

@@ -122,7 +122,7 @@ def test_images_without_edges_are_left_out() -> None:
     findings = {PLAIN: Findings({TAP: TapNorms(flat, noise)}, maps, maps, 1.0, 1.0)}
     made = analyse(SPEC, findings)
     assert made.usable.tolist() == [place != 3 for place in range(12)]
-    assert made.scores("own")[PLAIN].shape == (1, 11)
+    assert made.scores("own", [PLAIN])[PLAIN].shape == (1, 11)
 
 
 def test_images_without_any_edges_are_refused() -> None:

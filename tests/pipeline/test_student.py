@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.gate.student import student
+from pipeline.student import student
 
 
 @pytest.mark.parametrize(

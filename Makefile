@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --no-input --disable-pip-version-check --const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-gate test test-browser lint format bench clean
+.PHONY: help setup demo demo-gate test test-browser test-metrics lint format bench benefit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(VENV)/.stamp-test  ## run the tests (ARGS="-k noise" picks some)
 test-browser: $(VENV)/.stamp-test  ## look at GATE's report in a real browser, if there is a Chromium
 	$(BIN)/python -m pytest tests/browser -rs $(ARGS)
 
+test-metrics: $(VENV)/.stamp-test  ## ask a real Prometheus all that the dashboard asks, if there is one
+	$(BIN)/python -m pytest tests/infra/test_prometheus.py -rs $(ARGS)
+
 lint: $(VENV)/.stamp-dev  ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,8 +44,11 @@ format: $(VENV)/.stamp-dev  ## bring the code into format
 bench: $(VENV)/.stamp-test  ## measure speed and bytes, as ratios within one run
 	$(BIN)/python -m jobs.bench $(ARGS)
 
+benefit: $(VENV)/.stamp-run  ## does suppressing content shift pay? the whole pipeline on embedded scenes, one table
+	$(BIN)/python -m jobs.benefit $(ARGS)
+
 clean:  ## remove all that these targets make
-	rm -rf $(VENV) demo-store demo-store-inspect.png demo-gate build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-store demo-store-inspect.png demo-gate benefit build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # torch first and alone: everything else is small beside it, and must not choose another release.

@@ -17,8 +17,8 @@ from jobs.benchmarks.figures import Measurement
 from jobs.benchmarks.s3 import bucket
 from jobs.benchmarks.workbench import FULL, QUICK, Workbench
 
-NAMES = ("extract", "passes", "bytes", "write", "read", "pooled", "techniques", "lora")
-_ON_S3 = {"write", "read"}
+NAMES = ("extract", "passes", "bytes", "write", "read", "loader", "pooled", "techniques", "lora")
+_ON_S3 = {"write", "read", "loader"}
 
 
 def main(

@@ -6,12 +6,13 @@ Jobs are imported when they are called: `--help` and a wrong spec must not wait 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from typer.core import TyperGroup
 
 from jobs import cli_embedded
+from schemas.dataset import PublicName
 
 _USER_ERRORS = (ValueError, OSError)
 """What users can mend (a wrong spec or argument, a missing file, a missing right); all else is ours: a traceback."""
@@ -142,6 +143,122 @@ def train_lora(
 
 
 @app.command()
+def train_head(
+    spec: Annotated[str, typer.Argument(help="Path or URL of the head spec, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as in task.steps=500.")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Stored features and labels in, a trained head and its scores out; the same command goes on after a crash."""
+    from schemas.head import HeadSpec
+    from schemas.specfile import load
+
+    checked = load(spec, overrides or (), HeadSpec)
+    from jobs.train_head import run  # after the check, which must not wait for torch
+
+    raise typer.Exit(run(checked, dry_run=dry_run))
+
+
+@app.command()
+def predict(
+    head: Annotated[str, typer.Argument(help="Folder or URL of the head.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Images, or folders of images; for correspondence, the source first.")
+    ],
+    out: Annotated[str, typer.Option(help="Folder or URL to write to.")] = "predictions",
+    split: Annotated[int, typer.Option(help="Whose weights to take.")] = 0,
+    caption: Annotated[
+        str | None, typer.Option(help="Of images without a .txt beside them, where a prompt takes it.")
+    ] = None,
+    points: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y", help="In pixels of the source; repeat it, or quote several. Default: a grid."
+        ),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where the store is now that the head was trained on.")
+    ] = None,
+    moved: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="Where weights are now that the store's spec names."),
+    ] = None,
+    allow_calls: Annotated[
+        bool, typer.Option("--allow-calls", help="Run functions that the store names for control images.")
+    ] = False,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+) -> None:
+    """A trained head on new images: masks, classes, or points found again."""
+    from jobs.predict import run
+
+    code = run(
+        head,
+        images,
+        out=out,
+        split=split,
+        caption=caption,
+        points=points or (),
+        store=store,
+        moved=moved or (),
+        allow_calls=allow_calls,
+        device=device,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help=f"Of the experiment: {', '.join(get_args(PublicName))}.")],
+    data: Annotated[str, typer.Option(help="Folder or URL of the public data set, as published.")],
+    work: Annotated[
+        str | None, typer.Option(help="Local folder for all that is made; default: ./reproduce-NAME.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Folder or URL of the features; default: in the work folder.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Folder, URL, hub id or 'embedded'; default: Stable Diffusion 1.5.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+    controlnet: Annotated[str | None, typer.Option(help="For Canny edges, of that backbone.")] = None,
+    controlnet_revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="That features are computed in; on a CPU give float32.")
+    ] = "float16",
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Pixels; default: the paper's.")
+    ] = None,
+    with_gate: Annotated[
+        bool, typer.Option("--gate", help="Use the feature groups that GATE selects, not all of the paper's.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few steps and images, to see that all works.")
+    ] = False,
+    dry_run: DryRun = False,
+    serial: Annotated[bool, typer.Option("--serial", help="One process, no Ray: for debugging.")] = False,
+) -> None:
+    """One of the paper's experiments: a public data set in, a table beside the paper's figures out."""
+    from pipeline.reproduce.options import checked
+
+    options = checked(
+        name=name,
+        store=store,
+        backbone=backbone,
+        revision=revision,
+        controlnet=controlnet,
+        controlnet_revision=controlnet_revision,
+        dtype=dtype,
+        image_size=image_size,
+        gate=with_gate,
+        quick=quick,
+    )
+    from jobs.reproduce import run  # after the check, which must not wait for torch and Ray
+
+    raise typer.Exit(run(options, data, work or f"reproduce-{name}", dry_run=dry_run, serial=serial))
+
+
+@app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(help="Print this preset, ready for `> spec.yaml`.")] = None,
 ) -> None:
@@ -177,8 +294,20 @@ def shard(
     images: Annotated[list[str], typer.Argument(help="Images, or folders of images.")],
     out: Annotated[str, typer.Option(help="Folder or URL to write shards to.")],
     shard_size: Annotated[int, typer.Option(min=1, help="Images a shard.")] = 1000,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"IMAGES is the folder of a public data set: {', '.join(get_args(PublicName))}.",
+        ),
+    ] = None,
 ) -> None:
-    """Make shards from images."""
+    """Make shards from images, or from a public data set with its labels."""
+    if dataset is not None:
+        from jobs.shard import shard_dataset
+
+        shard_dataset(dataset, images, out, shard_size)
+        return
     from jobs.shard import shard as make_shards
 
     make_shards(images, out, shard_size)

@@ -26,6 +26,7 @@ from pipeline import sources
 from pipeline.embedded_figures.features import extract, legacy_taps
 from pipeline.embedded_figures.probes import Protocol, joined, score
 from pipeline.embedded_figures.scenes import Scene, read_scenes
+from pipeline.embedded_figures.statistics import spearman
 from pipeline.gate import readings
 from pipeline.gate.candidates import candidates_of, group
 from pipeline.gate.readings import READINGS, TapNorms
@@ -124,20 +125,9 @@ def correlation(scores: NDArray[np.float64], gains: NDArray[np.float64]) -> list
     """Spearman's rank correlation of two arrays [n], and its 95 % interval by bootstrap over the n."""
     random = np.random.default_rng(0)
     draws = random.integers(len(scores), size=(_RESAMPLES, len(scores)))
-    resampled = [_spearman(scores[draw], gains[draw]) for draw in draws]
+    resampled = [spearman(scores[draw], gains[draw]) for draw in draws]
     low, high = np.nanpercentile(resampled, (2.5, 97.5))
-    return [_spearman(scores, gains), float(low), float(high)]
-
-
-def _spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """With the mean rank for equal ones, which a bootstrap has many of."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    middle = counts.cumsum() - (counts - 1) / 2
-    return np.asarray(middle[inverse], np.float64)
+    return [spearman(scores, gains), float(low), float(high)]
 
 
 def _norms(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,13 +13,9 @@ from rich.table import Table
 
 from jobs.report import size
 from pipeline import inventory, pca, storage
-from pipeline.bad import BadSample
-from pipeline.decode import decode
-from pipeline.listing import list_shards
-from pipeline.members import MemberIndex
+from pipeline.originals import Originals
 from pipeline.picture import Column, Label, draw
 from pipeline.reader import FeatureStore
-from schemas.spec import ExtractSpec
 
 DONE = 0
 """Exit code."""
@@ -118,40 +112,20 @@ def _picture(store: FeatureStore, chosen: pa.Table, console: Console) -> Any:
 def _images(store: FeatureStore, chosen: pa.Table, console: Console) -> list[Picture | None]:
     """The images as the network saw them, None where they are out of reach; says what is missing and why."""
     try:
-        read = _image_reader(store)
+        originals = Originals(store)
     except (OSError, ValueError) as error:
         console.print(f"no images: {error}", markup=False, highlight=False)
         return [None] * len(chosen)
     images: list[Picture | None] = []
     for line in chosen.to_pylist():
         try:
-            images.append(read(line))
+            images.append(originals.read(line))
         except (OSError, ValueError, KeyError) as error:
             console.print(
                 f"no image of {line['shard']} {line['key']}: {error}", markup=False, highlight=False
             )
             images.append(None)
     return images
-
-
-def _image_reader(store: FeatureStore) -> Callable[[dict[str, Any]], Picture]:
-    """Reads the image of an index record from the shards that the store was made from."""
-    spec = ExtractSpec.model_validate(store.manifest.spec)
-    shard = list_shards(spec.input)[0]
-    root = shard.url.removesuffix(shard.id)  # an id is the path below the root
-    members = MemberIndex(root, spec.input.image_fields, max_member_bytes=spec.input.max_member_bytes)
-
-    def read(line: dict[str, Any]) -> Picture:
-        found = members.read(line["shard"], line["key"])
-        data = next(
-            (found[field.lower()] for field in spec.input.image_fields if field.lower() in found), b""
-        )
-        if hashlib.sha256(data).hexdigest() != line["sha256"]:
-            raise BadSample("changed", "the image is not the one that the features were made from")
-        image_size = (spec.image_size[0], spec.image_size[1])
-        return np.moveaxis(decode(data, image_size, spec.input.max_pixels, spec.fit).pixels, 0, -1)
-
-    return read
 
 
 def _shape(sides: list[int]) -> str:

@@ -34,10 +34,11 @@ class TrainingProgress:
         console: to print on.
         what: is trained.
         steps: in all.
+        live: every step is told, so that the first one tells where an earlier run stopped.
     """
 
-    def __init__(self, console: Console, what: str, steps: int) -> None:
-        self._console, self._what, self._steps = console, what, steps
+    def __init__(self, console: Console, what: str, steps: int, *, live: bool = True) -> None:
+        self._console, self._what, self._steps, self._live = console, what, steps, live
         self._first: int | None = None
         self._started = self._last = time.monotonic()
         self._losses: list[float] = []
@@ -46,7 +47,7 @@ class TrainingProgress:
         """Call with the steps done and what was logged of the last one."""
         if self._first is None:
             self._first = step - 1
-            if self._first:
+            if self._first and self._live:
                 self._console.print(f"{self._what}: going on from step {self._first:,}", highlight=False)
         self._losses.append(logged["loss"])
         now = time.monotonic()

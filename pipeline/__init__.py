@@ -1,6 +1,7 @@
 """Images to stored diffusion features, and back to a reader.
 
-`FeatureStore`, `FeatureDataset` and `FeatureExtractor` are the public entry points; the README shows them at work.
+`FeatureStore`, `FeatureDataset`, `PooledDataset`, `FeatureLoader` and `FeatureExtractor` are the public entry points;
+the README shows them at work.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.dataset import FeatureDataset
+    from pipeline.dataset import FeatureDataset, PooledDataset
     from pipeline.extractor import FeatureExtractor
+    from pipeline.loader import FeatureLoader
     from pipeline.reader import FeatureStore
 
-__all__ = ["FeatureDataset", "FeatureExtractor", "FeatureStore"]
+__all__ = ["FeatureDataset", "FeatureExtractor", "FeatureLoader", "FeatureStore", "PooledDataset"]
 
 _HOMES = {
     "FeatureDataset": "pipeline.dataset",
     "FeatureExtractor": "pipeline.extractor",
+    "FeatureLoader": "pipeline.loader",
     "FeatureStore": "pipeline.reader",
+    "PooledDataset": "pipeline.dataset",
 }
 
 

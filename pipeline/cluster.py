@@ -78,7 +78,7 @@ def cause(error: RayTaskError) -> Exception:
     return error.cause if isinstance(error.cause, Exception) else error
 
 
-def in_short(error: RayError) -> str:
+def in_short(error: Exception) -> str:
     """The last line of what Ray tells, which is the cause itself."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from pipeline.decode import Decoded, fitted, fitted_beside, picture
 from pipeline.features import Features, make_engine
 from pipeline.identity import check_selection, check_weights
 from pipeline.layouts import layouts
-from pipeline.store import read_manifest
-from schemas.receipts import ArrayLayout
+from pipeline.reader import FeatureStore
+from schemas.receipts import ArrayLayout, Manifest
 from schemas.spec import ExtractSpec
 
 _SOURCES = ("source", "config", "image_encoder")
@@ -48,6 +48,7 @@ class FeatureExtractor:
         cls,
         url: str,
         *,
+        taps: Sequence[str] | None = None,
         moved: Mapping[str, str] | None = None,
         device: str | None = None,
         allow_calls: bool = False,
@@ -55,7 +56,9 @@ class FeatureExtractor:
         """An extractor of what a store holds.
 
         Args:
-            url: of the store.
+            url: of the store, or of a folder with its `manifest.json` alone.
+            taps: names as in `FeatureStore.taps`; default all. Groups without any of them are not computed, and nothing
+                that only they need is loaded.
             moved: where weights are now, by where the store's spec says they were: the backbone's source or config,
                 a ControlNet, a LoRA, an image encoder.
             device: cpu, cuda or auto; default the store's spec's.
@@ -63,9 +66,11 @@ class FeatureExtractor:
 
         Raises:
             IdentityError: weights found are not those that made the store.
+            KeyError: a tap that is not stored.
             ValueError: weights that are not found, or a function that is not allowed.
         """
-        manifest = read_manifest(url)
+        store = FeatureStore(url)
+        manifest = store.manifest if taps is None else restricted(store, taps)
         document = _moved(manifest.spec, moved or {})
         if device is not None:
             document["cluster"] = document["cluster"] | {"device": device}
@@ -73,12 +78,12 @@ class FeatureExtractor:
         calls = [image for image in _control_images(spec) if image.startswith("call:")]
         if calls and not allow_calls:
             raise ValueError(
-                f"store {url} names the function {calls[0]!r} to be imported and run; pass allow_calls=True if you"
-                " trust the store"
+                f"store {url} names the function {calls[0]!r} to be imported and run; pass allow_calls=True"
+                " (--allow-calls) if you trust the store"
             )
         check_weights(spec, manifest)
         extractor = cls.__new__(cls)
-        extractor._set_up(spec, manifest.arrays)
+        extractor._set_up(spec, manifest.arrays, taps)
         return extractor
 
     def __call__(
@@ -108,6 +113,49 @@ class FeatureExtractor:
             ValueError: an image that is none of these, something that a group needs and that is missing, another
                 number of anything than of images, or values that do not fit the stored dtype.
         """
+        outputs = {
+            f"{array.group}/{array.tap}": np.empty((len(images), *array.shape), array.dtype)
+            for array in self._arrays
+        }
+        for part, features in self._computed(images, ids, captions, json, fields):
+            for array in self._arrays:
+                values = features.maps[array.group, array.tap]
+                outputs[f"{array.group}/{array.tap}"][part] = values[: part.stop - part.start]
+        return outputs
+
+    def pooled(
+        self,
+        images: Sequence[ImageLike],
+        *,
+        ids: Sequence[tuple[str, str]] | None = None,
+        captions: Sequence[str] | None = None,
+        json: Mapping[str, Sequence[str]] | None = None,
+        fields: Mapping[str, Sequence[ImageLike]] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Pooled vectors of some images, as `FeatureStore.pooled` has them; arguments and errors as when called.
+
+        Returns:
+            {"group/tap": [len(images), C]}, float32.
+        """
+        outputs = {
+            f"{array.group}/{array.tap}": np.empty((len(images), array.shape[0]), np.float32)
+            for array in self._arrays
+        }
+        for part, features in self._computed(images, ids, captions, json, fields):
+            for array in self._arrays:
+                vectors = features.pooled[array.group, array.tap]
+                outputs[f"{array.group}/{array.tap}"][part] = vectors[: part.stop - part.start]
+        return outputs
+
+    def _computed(
+        self,
+        images: Sequence[ImageLike],
+        ids: Sequence[tuple[str, str]] | None,
+        captions: Sequence[str] | None,
+        json: Mapping[str, Sequence[str]] | None,
+        fields: Mapping[str, Sequence[ImageLike]] | None,
+    ) -> Iterator[tuple[slice, Features]]:
+        """Batch by batch: which images, and what became of them in the first slots."""
         texts: dict[str, list[str | None]] = {
             f"json:{name}": list(values) for name, values in (json or {}).items()
         }
@@ -115,23 +163,18 @@ class FeatureExtractor:
             texts["caption"] = list(captions)
         self._check_given(len(images), ids, texts, fields or {})
         whole = self._batch(images, ids, texts, fields or {})
-        outputs = {
-            f"{array.group}/{array.tap}": np.empty((len(images), *array.shape), array.dtype)
-            for array in self._arrays
-        }
         size = self.spec.backbone.batch_size
         for place in range(0, len(images), size):
             part = slice(place, min(place + size, len(images)))
             features = self._engine.run(whole.pick(range(part.start, part.stop)).padded(size))
-            count = part.stop - part.start
-            self._check(features, place, count)
-            for (group, tap), values in features.maps.items():
-                outputs[f"{group}/{tap}"][part] = values[:count]
-        return outputs
+            self._check(features, place, part.stop - part.start)
+            yield part, features
 
-    def _set_up(self, spec: ExtractSpec, arrays: Sequence[ArrayLayout]) -> None:
+    def _set_up(
+        self, spec: ExtractSpec, arrays: Sequence[ArrayLayout], taps: Sequence[str] | None = None
+    ) -> None:
         self.spec = spec
-        self._arrays = list(arrays)
+        self._arrays = [one for one in arrays if taps is None or f"{one.group}/{one.tap}" in taps]
         # Scores take passes of their own, and are no features.
         unscored = spec.model_copy(update={"output": spec.output.model_copy(update={"scores": None})})
         self._engine = make_engine(unscored, arrays, devices.choose(spec.cluster.device))
@@ -205,6 +248,34 @@ class FeatureExtractor:
             for place, reason in enumerate(reasons[:count], first):
                 if reason is not None:
                     raise ValueError(f"image {place}: group {group!r} failed: {reason}")
+
+
+def restricted(store: FeatureStore, taps: Sequence[str]) -> Manifest:
+    """A store's manifest as if it held these taps (`group/tap`) only, and the groups that they are of.
+
+    A store of tiled pictures keeps an array of each resolution, since places of tiles follow from all of them.
+
+    Raises:
+        KeyError: a tap that is not stored.
+    """
+    manifest = store.manifest
+    arrays = [store.layout(name) for name in dict.fromkeys(taps)]
+    if manifest.spec.get("tiles") is not None:
+        asked = {array.group for array in arrays}
+        for array in sorted(manifest.arrays, key=lambda one: one.group not in asked):
+            if array.shape[1:] not in [one.shape[1:] for one in arrays]:
+                arrays.append(array)
+    wanted = {array.group for array in arrays}
+    groups = ExtractSpec.model_validate(manifest.spec).expanded_groups
+    kept = [group.model_dump(mode="json") for group in groups if group.name in wanted]
+    identified = [group for group in manifest.identity["groups"] if group["name"] in wanted]
+    return manifest.model_copy(
+        update={
+            "arrays": arrays,
+            "spec": manifest.spec | {"groups": kept},
+            "identity": manifest.identity | {"groups": identified},
+        }
+    )
 
 
 def _moved(document: Any, moved: Mapping[str, str]) -> Any:

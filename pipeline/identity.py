@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from pathlib import Path
 from typing import Any
-
-import cv2
 
 from pipeline import checkpoint, families, sources, techniques
 from pipeline.backbone import Backbone
@@ -24,7 +20,6 @@ METHOD = 2
 """Version of what this code does to a sample (decoding, stretching, noise, packing); raised when a value changes."""
 
 _PLACES = {"source", "revision", "image_encoder", "image_encoder_revision"}
-_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow", "zarr", "safetensors")
 
 
 class IdentityError(ValueError):
@@ -156,9 +151,3 @@ def check_weights(spec: ExtractSpec, manifest: Manifest) -> None:
                     f"group {group.name!r}: the files of its {technique['type']} on this machine are not those that the"
                     " store's features were made with; give it the same files everywhere"
                 )
-
-
-def libraries() -> dict[str, str]:
-    """Versions of everything that touches a value."""
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"python": platform.python_version(), **versions, "opencv": cv2.__version__}

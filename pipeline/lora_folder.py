@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pipeline import checkpoint, families, storage
 from pipeline.differences import told
-from pipeline.identity import libraries
+from pipeline.libraries import libraries
 from pipeline.lora_images import Drawn
 from pipeline.lora_samples import picture_name
 from pipeline.training.loop import LOG

@@ -51,6 +51,34 @@ class MemberIndex:
             ValueError: the shard is compressed, its id leaves the root, or a member is too large.
             OSError: storage failed, or gave less than the tar's headers say.
         """
+        return self.read_many([(shard, key)])[0]
+
+    def read_many(self, samples: Sequence[tuple[str, str]]) -> list[dict[str, bytes]]:
+        """As `read`, of several (shard, key), with all requests at once: an object store takes its time for each."""
+        wanted = [
+            (self._locate(shard)[1], shard, key, field, start, size)
+            for shard, key in samples
+            for field, (start, size) in self._of(shard, key).items()
+        ]
+        # What is empty has no range that a server would give.
+        found: dict[tuple[str, str], dict[str, bytes]] = {sample: {} for sample in samples}
+        for _, shard, key, field, *_ in wanted:
+            found[shard, key][field] = b""
+        wanted = [line for line in wanted if line[5]]
+        fs, _ = open_fs(self._root)
+        paths, starts = [line[0] for line in wanted], [line[4] for line in wanted]
+        ends = [line[4] + line[5] for line in wanted]
+        data = fs.cat_ranges(paths, starts, ends, on_error="raise") if wanted else []
+        for (_, shard, key, field, _, size), member in zip(wanted, data, strict=True):
+            if len(member) != size:
+                raise StorageError(
+                    f"{shard}: {key}.{field} has {size} bytes by its header, {len(member)} were read;"
+                    " was the shard changed while in use?"
+                )
+            found[shard, key][field] = member
+        return [found[sample] for sample in samples]
+
+    def _of(self, shard: str, key: str) -> Places:
         places = self._places(shard).get(key)
         if places is None:
             raise KeyError(f"{self._root}: shard {shard!r} has no sample {key!r}; is it the one extracted?")
@@ -59,25 +87,15 @@ class MemberIndex:
                 raise ValueError(
                     f"{shard}: {key}.{field} has {size} bytes; max_member_bytes allows {self._limit}"
                 )
-        fs, path = self._locate(shard)
-        starts = [start for start, _ in places.values()]
-        ends = [start + size for start, size in places.values()]
-        data = fs.cat_ranges([path] * len(places), starts, ends, on_error="raise")
-        for (field, (_, size)), found in zip(places.items(), data, strict=True):
-            if len(found) != size:
-                raise StorageError(
-                    f"{shard}: {key}.{field} has {size} bytes by its header, {len(found)} were read;"
-                    " was the shard changed while in use?"
-                )
-        return dict(zip(places, data, strict=True))
+        return places
 
     def _places(self, shard: str) -> dict[str, Places]:
-        if shard not in self._shards:
-            self._shards[shard] = self._walk(shard)
-            if len(self._shards) > _SHARDS_KEPT:
-                self._shards.popitem(last=False)
-        self._shards.move_to_end(shard)
-        return self._shards[shard]
+        places = self._shards.pop(shard, None)
+        places = self._walk(shard) if places is None else places
+        self._shards[shard] = places  # behind all others; whole at any moment, since threads share an index
+        while len(self._shards) > _SHARDS_KEPT:
+            self._shards.popitem(last=False)
+        return places
 
     def _walk(self, shard: str) -> dict[str, Places]:
         """The first sample of each key counts, as when features were extracted."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from pipeline import sources
 from pipeline.captions import Captions
-from pipeline.identity import check_selection, identity, libraries
+from pipeline.identity import check_selection, identity
 from pipeline.layouts import layouts
+from pipeline.libraries import libraries
 from pipeline.shards import Shard, count_samples, list_shards
 from schemas import __version__
 from schemas.receipts import ArrayLayout, Manifest
 from schemas.spec import ExtractSpec
 
+_BATCHES_HELD = 8  # decoded ahead, and on their way
 _COUNTED_SHARDS = 8
 _COUNTED_BYTES = 256 * 2**20  # what is counted elsewhere than on local disk is read whole
 
@@ -49,7 +51,7 @@ def make_plan(spec: ExtractSpec) -> Plan:
     shards = list_shards(spec.input)
     if spec.input.captions is not None:
         Captions(spec.input.captions).check(shards)
-    counted = _count_rows(shards, spec)
+    counted = count_rows(shards, spec)
     per_block, per_extent = block_rows(arrays, max(counted), spec.output.block_bytes)
     manifest = Manifest(
         gatehouse=__version__,
@@ -60,7 +62,7 @@ def make_plan(spec: ExtractSpec) -> Plan:
         spec=spec.model_dump(mode="json"),
         libraries=libraries(),
     )
-    rows = _estimate_rows(shards, counted)
+    rows = estimate_rows(shards, counted)
     return Plan(spec, manifest, shards, rows, rows_exact=len(counted) == len(shards))
 
 
@@ -78,7 +80,14 @@ def block_rows(arrays: Sequence[ArrayLayout], shard_rows: int, block_bytes: int)
     return per_block, per_block * blocks
 
 
-def _count_rows(shards: Sequence[Shard], spec: ExtractSpec) -> list[int]:
+def held_bytes(spec: ExtractSpec, rows_per_block: int, row_bytes: int) -> int:
+    """Main memory of an actor's queues: three blocks, and batches of decoded pixels."""
+    height, width = spec.image_size
+    batches = _BATCHES_HELD * spec.backbone.batch_size * 3 * height * width
+    return 3 * rows_per_block * row_bytes + batches
+
+
+def count_rows(shards: Sequence[Shard], spec: ExtractSpec) -> list[int]:
     """Samples of the first few shards; at least one each, since what is wrong with a tar is said when it is read."""
     counted: list[int] = []
     size = 0
@@ -90,7 +99,8 @@ def _count_rows(shards: Sequence[Shard], spec: ExtractSpec) -> list[int]:
     return counted
 
 
-def _estimate_rows(shards: Sequence[Shard], counted: Sequence[int]) -> int:
+def estimate_rows(shards: Sequence[Shard], counted: Sequence[int]) -> int:
+    """Rows of all shards, from the samples of the first few and the sizes of the rest."""
     known = sum(shard.size for shard in shards[: len(counted)])
     rest = sum(shard.size for shard in shards[len(counted) :])
     return sum(counted) + round(rest * sum(counted) / max(1, known))

@@ -9,7 +9,11 @@ are read once, the bytes of all rows and taps are fetched together, and each row
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from schemas.receipts import ArrayLayout, Manifest
 _ABSENT = 2**64 - 1  # offset and size of an inner chunk that is not stored
 _GAP_BYTES = 128 * 2**10  # up to here, bytes between two rows are cheaper to read than a second request is
 _REQUEST_BYTES = 32 * 2**20
+_THREADED_BYTES = 256 * 2**10  # a row of a tap, in the mean
 _INDEXES_KEPT = 2**15  # of one block and tap each, 16 bytes a row
 
 _Range = tuple[str, int, int]
@@ -67,17 +72,19 @@ class RowReader:
                 else:
                     wanted.append(((path, start, start + size), target))
         data = self._fetch([range_ for range_, _ in wanted])
-        for range_, target in wanted:
-            self._decode(range_, data[range_], target)
+        with _mapping([target for _, target in wanted]) as each:
+            for _ in each(lambda one: self._decode(one[0], data[one[0]], one[1]), wanted):
+                pass  # raises what went wrong
         return found
 
     def _open(self, paths: Iterable[str]) -> dict[str, NDArray[np.uint64]]:
         """Indexes of blocks, [rows_per_block, 2] of offset and size; a block of nothing but NaN has no object."""
         wanted = dict.fromkeys(paths)
-        missing = [path for path in wanted if path not in self._indexes]
-        if len(self._indexes) + len(missing) > _INDEXES_KEPT:
-            self._indexes, missing = {}, list(wanted)
-        kept = self._indexes
+        kept = self._indexes  # this very one: another thread may begin anew
+        missing = [path for path in wanted if path not in kept]
+        if len(kept) + len(missing) > _INDEXES_KEPT:
+            self._indexes = kept = {}
+            missing = list(wanted)
         if missing:
             fs, root = storage.open_fs(self._url)
             size = 16 * self._rows_per_block + 4
@@ -118,6 +125,20 @@ class RowReader:
             Blosc().decode(values, target)
         else:
             target[...] = np.frombuffer(values, target.dtype).reshape(target.shape)
+
+
+@contextmanager
+def _mapping(targets: Sequence[NDArray[Any]]) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map`, in threads where there is much to decompress, which needs no lock of Python's.
+
+    Worker processes have others of their kind beside them, and small rows take more Python than decompression.
+    """
+    large = sum(target.nbytes for target in targets) >= _THREADED_BYTES * len(targets) > 0
+    if not large or multiprocessing.parent_process() is not None:
+        yield map
+        return
+    with ThreadPoolExecutor(min(len(targets), os.cpu_count() or 1)) as pool:
+        yield pool.map
 
 
 def _near(span: _Range, start: int, end: int) -> bool:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 from webdataset import TarWriter
@@ -26,9 +27,13 @@ _UNFIT = re.compile(
 )  # control characters, and bytes that are not UTF-8
 _META = re.compile(r"^__(?=[^/]*__/)")  # folders that WebDataset takes for metadata
 
+_Thing = TypeVar("_Thing")
+
 
 @dataclass(frozen=True)
-class _Image:
+class ImageFile:
+    """An image that was found, and whether a caption lies beside it."""
+
     name: str
     """Path under the given folder, with extension."""
     fs: AbstractFileSystem
@@ -51,7 +56,18 @@ def write_shards(paths: list[str], out: str, samples_per_shard: int) -> list[str
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples per shard is {samples_per_shard}; a shard needs at least 1")
-    images = _find(paths)
+    images = find_images(paths)
+    fs, folder = open_empty(out)
+    keyed = list(with_keys(images))
+    return [url_of(fs, shard) for shard in write_tars(fs, folder, "shard", keyed, samples_per_shard, _sample)]
+
+
+def open_empty(out: str) -> tuple[AbstractFileSystem, str]:
+    """File system and path of a folder for new shards, which need not exist yet.
+
+    Raises:
+        ValueError: it already holds shards.
+    """
     fs, folder = open_fs(out)
     folder = folder.rstrip("/")
     fs.invalidate_cache()
@@ -59,32 +75,47 @@ def write_shards(paths: list[str], out: str, samples_per_shard: int) -> list[str
         raise ValueError(
             f"{out} already holds shards (*.tar), which would mix with new ones; give an empty folder"
         )
+    return fs, folder
+
+
+def write_tars(
+    fs: AbstractFileSystem,
+    folder: str,
+    prefix: str,
+    things: Sequence[_Thing],
+    samples_per_shard: int,
+    sample: Callable[[_Thing], dict[str, Any]],
+) -> Iterator[str]:
+    """Write things to `folder`/PREFIX-000000.tar and so on; each shard's path when it is there.
+
+    Args:
+        things: of which `sample` makes WebDataset samples, one in memory at a time.
+    """
     fs.makedirs(folder, exist_ok=True)
-    keyed = list(_with_keys(images))
-    shards = []
-    for start in range(0, len(keyed), samples_per_shard):
-        shard = f"{folder}/shard-{start // samples_per_shard:06d}.tar"
-        _write(fs, shard, keyed[start : start + samples_per_shard])
-        shards.append(url_of(fs, shard))
-    return shards
+    for start in range(0, len(things), samples_per_shard):
+        shard = f"{folder}/{prefix}-{start // samples_per_shard:06d}.tar"
+        _write(fs, shard, map(sample, things[start : start + samples_per_shard]))
+        yield shard
 
 
-def _find(paths: list[str]) -> list[_Image]:
+def find_images(paths: list[str]) -> list[ImageFile]:
     """All images, each once, sorted by name."""
-    found: dict[str, _Image] = {}
+    found: dict[str, ImageFile] = {}
     for given in paths:
         fs, path = open_fs(given)
         path = path.rstrip("/")
         if fs.isdir(path):
             files = set(fs.find(path))
-            images = [_Image(file[len(path) :].lstrip("/"), fs, file, _text(file) in files) for file in files]
+            images = [
+                ImageFile(file[len(path) :].lstrip("/"), fs, file, _text(file) in files) for file in files
+            ]
             images = [image for image in images if _is_image(image.name)]
         elif not fs.exists(path):
             raise ValueError(f"{given}: no such file or folder")
         elif not _is_image(posixpath.basename(path)):
             raise ValueError(f"{given}: not an image; allowed extensions are {', '.join(IMAGE_FIELDS)}")
         else:
-            images = [_Image(posixpath.basename(path), fs, path, fs.exists(_text(path)))]
+            images = [ImageFile(posixpath.basename(path), fs, path, fs.exists(_text(path)))]
         for image in images:
             found.setdefault(url_of(fs, image.path), image)
     if not found:
@@ -106,7 +137,8 @@ def _extension(name: str) -> str:
     return posixpath.splitext(name)[1][1:].lower()
 
 
-def _with_keys(images: list[_Image]) -> Iterator[tuple[str, _Image]]:
+def with_keys(images: list[ImageFile]) -> Iterator[tuple[str, ImageFile]]:
+    """Images with their keys, each of its own."""
     taken = set()
     for image in images:
         folder, file = posixpath.split(posixpath.splitext(image.name)[0])
@@ -119,16 +151,21 @@ def _with_keys(images: list[_Image]) -> Iterator[tuple[str, _Image]]:
         yield key, image
 
 
-def _write(fs: AbstractFileSystem, shard: str, images: list[tuple[str, _Image]]) -> None:
+def _sample(keyed: tuple[str, ImageFile]) -> dict[str, Any]:
+    key, image = keyed
+    sample = {"__key__": key, _extension(image.name): image.fs.cat_file(image.path)}
+    if image.captioned:
+        sample["txt"] = image.fs.cat_file(_text(image.path))
+    return sample
+
+
+def _write(fs: AbstractFileSystem, shard: str, samples: Iterator[dict[str, Any]]) -> None:
     try:
         with (
             fs.open(shard, "wb") as file,
             TarWriter(file, encoder=False, mtime=0, user="", group="") as tar,
         ):
-            for key, image in images:
-                sample = {"__key__": key, _extension(image.name): image.fs.cat_file(image.path)}
-                if image.captioned:
-                    sample["txt"] = image.fs.cat_file(_text(image.path))
+            for sample in samples:
                 tar.write(sample)
     except BaseException:
         # Both are closed as if all had been written, so what is there looks like a whole shard.

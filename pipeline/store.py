@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from pipeline import arrays, storage
-from pipeline.identity import check_same
 from schemas.layout import MANIFEST, SCHEMA_VERSION
 from schemas.receipts import Manifest
 
@@ -46,6 +45,8 @@ def open_store(url: str, wanted: Manifest) -> Manifest:
     Raises:
         IdentityError: the store holds other features.
     """
+    from pipeline.identity import check_same  # only where it is needed: readers must not wait for diffusers
+
     fs, root = storage.open_fs(url)
     storage.create(fs, f"{root}/{MANIFEST}", wanted.to_bytes())
     manifest = read_manifest(url)

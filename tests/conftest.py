@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import labelled as labelled_shapes
 from tests import stores
 from tests.s3_server import Identity, Server, serve
 
@@ -49,6 +50,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `shards` and the `store` made from them, built once; not to be changed."""
     folder = tmp_path_factory.mktemp("built")
     stores.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with labelled `shards` and the `store` made from them, built once; not to be changed."""
+    folder = tmp_path_factory.mktemp("labelled")
+    labelled_shapes.build(folder)
     return folder
 
 

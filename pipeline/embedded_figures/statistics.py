@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.student import student
 
@@ -75,3 +75,16 @@ def counted(count: float, n: int) -> Interval:
 def falls(values: Sequence[Any]) -> int:
     """In how many steps from one value to the next they fall."""
     return sum(after < before for before, after in itertools.pairwise(values))
+
+
+def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Rank correlation of two arrays [n]; NaN where one of them is constant."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """With the mean rank for equal ones, which a bootstrap has many of."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middle = counts.cumsum() - (counts - 1) / 2
+    return np.asarray(middle[inverse], np.float64)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,13 +91,25 @@ class Trainer:
         settings: how.
         folder: for checkpoint, log and pictures; a checkpoint there is gone on from.
         recorded: replay steps as CUDA graphs, which Muon and the stage's `loss` must admit; see `recorded`.
+        reduce: brings gradients to their mean over several processes that train together.
+        writes: whether this process keeps checkpoint, log and pictures; of several, one does.
 
     Raises:
         ValueError: the folder's checkpoint was made with other settings, or of other parameters.
     """
 
-    def __init__(self, stage: Stage, settings: Settings, folder: Path, *, recorded: bool = False) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        settings: Settings,
+        folder: Path,
+        *,
+        recorded: bool = False,
+        reduce: Callable[[Iterable[nn.Parameter]], None] | None = None,
+        writes: bool = True,
+    ) -> None:
         self.stage, self.settings, self.folder = stage, settings, folder
+        self._reduce, self._writes = reduce, writes
         self.parameters = dict(stage.parameters())
         self.step = 0
         self._seconds = 0.0
@@ -110,7 +122,13 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
             self._resume()
-        _cut_log(folder / LOG, self.step)
+        if writes:
+            cut_log(folder / LOG, self.step)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on all steps so far, those of earlier runs too."""
+        return self._seconds
 
     def run(
         self,
@@ -128,13 +146,14 @@ class Trainer:
         while self.step < self.settings.steps:
             logged = self._one_step()
             self._seconds = before + time.monotonic() - started
-            self._log(logged)
+            if self._writes:
+                self._log(logged)
             stop = stop_after_s is not None and time.monotonic() - started > stop_after_s
             stop |= on_step is not None and on_step(self.step, logged)
             due = self.step == self.settings.steps or self.step % self.settings.checkpoint_every == 0
-            if stop or due:
+            if self._writes and (stop or due):
                 self._checkpoint()
-            if due:
+            if self._writes and due:
                 with self.averaged(), torch.no_grad():
                     self.stage.show(self.folder, self.step)
             if stop:
@@ -180,6 +199,8 @@ class Trainer:
         self._optimizer.zero_grad()
         loss, logged = self.stage.loss(batch)
         loss.backward()
+        if self._reduce is not None:
+            self._reduce(self.parameters.values())
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip)
         return {"loss": loss.detach(), "gradient": norm, **logged}
 
@@ -238,8 +259,8 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _cut_log(log: Path, step: int) -> None:
-    """Drop the lines of steps that no checkpoint holds, so that they are there once when they are done again."""
+def cut_log(log: Path, step: int) -> None:
+    """Drop a log's lines of steps that no checkpoint holds, so that they are there once when they are done again."""
     if not log.exists():
         return
     kept = [line for line in log.read_text().splitlines() if _step_of(line) <= step]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from jobs import bench
 from jobs.benchmarks import bytes as sizes
-from jobs.benchmarks import extract, report
+from jobs.benchmarks import extract, loader, report
 from jobs.benchmarks.figures import Figure, Line, Measurement, in_turns
 from jobs.benchmarks.read import NpyFiles
 from jobs.benchmarks.workbench import PLAIN, QUICK, Workbench
@@ -53,9 +53,10 @@ def check(found: dict[str, Any]) -> None:
         assert line["better"] in ("higher", "lower") and line["unit"] and line["repetitions"] >= 1
 
 
-@pytest.mark.parametrize("name", ["write", "read"])
-def test_storage_measurements(workbench: Workbench, name: str) -> None:
+@pytest.mark.parametrize("name", ["write", "read", "loader"])
+def test_storage_measurements(workbench: Workbench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`read` itself checks that both sides give the same values. Guards against measurements that broke unseen."""
+    monkeypatch.setattr(loader, "_WORKERS", (0,))  # processes take seconds to start
     measured = importlib.import_module(f"jobs.benchmarks.{name}").measure(workbench)
     result = report.to_json(report.machine(), "tiny", {name: measured})
     check(json.loads(json.dumps(result))["measurements"][name])

@@ -5,21 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jobs import gate_readings
 from pipeline.linear_probe import Training
 from schemas.gate import Candidate
-
-
-@settings(deadline=None)
-@given(st.permutations(range(8)))
-def test_the_correlation_is_spearmans(order: list[int]) -> None:
-    values = np.arange(8.0)
-    differences = float(np.square(values - order).sum())
-    found = gate_readings._spearman(values, np.array(order, np.float64))
-    assert found == pytest.approx(1 - 6 * differences / (8 * 63))
 
 
 def test_its_interval() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import FeatureStore
+from pipeline import FeatureStore, sources
 from pipeline.bad import BadSample
 from pipeline.extractor import FeatureExtractor
-from pipeline.identity import IdentityError
+from pipeline.identity import IdentityError, identity
+from pipeline.layouts import layouts
+from schemas.receipts import Manifest
 from schemas.selected import selected
+from schemas.spec import ExtractSpec
 from tests import selections, stores
 from tests.controls import write_controlnet
 from tests.engines import TAPS, copy_backbone, group, make_spec
@@ -65,6 +69,90 @@ def test_equals_the_stored_rows(store: FeatureStore, by: str) -> None:
         NAMES[2]
     ]
     assert alone.tobytes() == stored(store, "sub/b.tar", ["1"])[NAMES[2]][0].tobytes()
+
+
+def test_pooled_equals_the_stored_vectors(store: FeatureStore) -> None:
+    """They are means before the cast, which maps no longer tell."""
+    found = FeatureExtractor.from_store(store.url).pooled(
+        [jpeg(40, 60, seed=5), jpeg(40, 60, seed=0)],
+        ids=[("a.tar", "5"), ("a.tar", "0")],
+        captions=["picture 5", "picture 0"],
+    )
+    keys = {line["row"]: (line["shard"], line["key"]) for line in store.index.to_pylist()}
+    table = store.pooled(NAMES)
+    places = [keys[row] for row in table["row"].to_pylist()]
+    for name in NAMES:
+        assert found[name].dtype == np.float32
+        for vector, key in zip(found[name], ("5", "0"), strict=True):
+            assert vector.tolist() == table[name][places.index(("a.tar", key))].as_py()
+
+
+def test_some_taps_of_a_store(store: FeatureStore) -> None:
+    """A head that reads one group must not pay for all, nor be asked for captions that it does not need."""
+    extract = FeatureExtractor.from_store(store.url, taps=[NAMES[0]])
+    found = extract([jpeg(40, 60, seed=1)], ids=[("a.tar", "1")])
+    assert list(found) == [NAMES[0]] and extract._engine.calls["network"] == 1
+    assert found[NAMES[0]].tobytes() == stored(store, "a.tar", ["1"])[NAMES[0]].tobytes()
+    assert list(extract.pooled([jpeg(8, 8)])) == [NAMES[0]]
+    with pytest.raises(KeyError, match="has no 'plain/up'; nearest of 4: "):
+        FeatureExtractor.from_store(store.url, taps=["plain/up"])
+
+
+def write_manifest(spec: ExtractSpec, folder: Path) -> str:
+    """A folder with the manifest that a job would give its store; the folder."""
+    located = sources.locate(spec.backbone)
+    arrays = layouts(spec, located)
+    manifest = Manifest(
+        gatehouse="0",
+        identity=identity(spec, located, arrays),
+        arrays=arrays,
+        rows_per_block=1,
+        rows_per_extent=1,
+        spec=spec.model_dump(mode="json"),
+        libraries={},
+    )
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    return str(folder)
+
+
+def test_a_group_of_several_times(tmp_path: Path) -> None:
+    """Its parts have names of their own, and only those that are asked for are computed."""
+    url = write_manifest(make_spec(group("a", t=[50, 100], taps=TAPS[:1]), group("b")), tmp_path / "store")
+    extract = FeatureExtractor.from_store(url, taps=[f"a-t100/{TAPS[0]}"])
+    whole = FeatureExtractor.from_store(url)
+    assert extract._engine.network_calls == 1 and whole._engine.network_calls == 2
+    name = f"a-t100/{TAPS[0]}"
+    assert extract([jpeg(8, 8)])[name].tobytes() == whole([jpeg(8, 8)])[name].tobytes()
+
+
+def test_weights_of_groups_that_are_left_out_are_not_needed(tmp_path: Path) -> None:
+    control = write_controlnet(tmp_path / "control")
+    technique = {"type": "controlnet", "source": control, "image": "field:depth.png"}
+    spec = make_spec(group(taps=TAPS[-1:]), group("edges", taps=TAPS[-1:], techniques=[technique]))
+    url = write_manifest(spec, tmp_path / "store")
+    shutil.rmtree(control)
+    with pytest.raises(ValueError, match="control"):
+        FeatureExtractor.from_store(url)
+    found = FeatureExtractor.from_store(url, taps=[f"plain/{TAPS[-1]}"])([jpeg(8, 8)])
+    assert list(found) == [f"plain/{TAPS[-1]}"]
+
+
+def test_tiles_lie_where_the_store_has_them(tmp_path: Path) -> None:
+    """Their places follow from every map's resolution: without the coarsest ones they moved, and values with them."""
+    fine, coarse = "down-level0-repeat0-res-out", "up-level0-upsampler-out"
+    spec = make_spec(
+        group(taps=[fine]),
+        group("coarse", taps=[coarse]),
+        image_size=[64, 160],
+        tiles={"size": [64, 64], "overlap": 8},
+    )
+    url = write_manifest(spec, tmp_path / "store")
+    some, whole = (FeatureExtractor.from_store(url, taps=taps) for taps in ([f"plain/{fine}"], None))
+    found, expected = some([jpeg(64, 160)]), whole([jpeg(64, 160)])
+    assert list(found) == [f"plain/{fine}"] and len(expected) == 2
+    assert found[f"plain/{fine}"].tobytes() == expected[f"plain/{fine}"].tobytes()
+    assert some._engine._tiling == whole._engine._tiling
 
 
 def test_from_a_store_whose_backbone_moved(store: FeatureStore, tmp_path: Path) -> None:

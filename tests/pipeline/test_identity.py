@@ -19,7 +19,6 @@ from pipeline.identity import (
     check_selection,
     check_weights,
     identity,
-    libraries,
 )
 from schemas.groups import Group, Tap
 from schemas.receipts import ArrayLayout, Manifest
@@ -232,7 +231,3 @@ def test_another_number_of_groups(original: dict[str, Any]) -> None:
         IdentityError, match=r"  groups: the store has \[\{'name': 'plain'.*the spec \[.*'more'"
     ):
         check_same("there", manifest(original), identity_of(spec))
-
-
-def test_libraries_that_touch_a_value() -> None:
-    assert {"python", "torch", "diffusers", "transformers", "numpy", "pillow", "opencv"} <= libraries().keys()

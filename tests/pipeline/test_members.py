@@ -6,6 +6,7 @@ import gzip
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -198,3 +199,30 @@ def test_joined_with_a_store(built: Path) -> None:
     for item in (dataset[place] for place in range(len(dataset))):
         mask = item["members"].get("seg.png")
         assert mask == (f"mask {item['key']}".encode() if item["shard"] == "a.tar" else None)
+
+
+def test_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order asked for, with one round of requests: one by one, an object store is slow."""
+    make_tar(
+        tmp_path / "a.tar", [("1.jpg", b"one"), ("1.txt", b"text"), ("2.jpg", b"two"), ("3.png", b"three")]
+    )
+    make_tar(tmp_path / "b.tar", [("1.jpg", b"other")])
+    index = MemberIndex(str(tmp_path), ["jpg", "txt"])
+    rounds = []
+    read = LocalFileSystem.cat_ranges
+
+    def counted(*args: Any, **more: Any) -> Any:
+        rounds.append(1)
+        return read(*args, **more)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_ranges", counted)
+    samples = [("b.tar", "1"), ("a.tar", "3"), ("a.tar", "2"), ("b.tar", "1"), ("a.tar", "1")]
+    assert index.read_many(samples) == [
+        {"jpg": b"other"},
+        {},
+        {"jpg": b"two"},
+        {"jpg": b"other"},
+        {"jpg": b"one", "txt": b"text"},
+    ]
+    assert len(rounds) == 1
+    assert index.read_many([]) == []

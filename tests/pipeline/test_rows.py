@@ -72,11 +72,15 @@ def store(
     picked=st.lists(st.integers(0, ROWS_PER_BLOCK * BLOCKS - 1), max_size=20),
     gap=st.sampled_from([0, 10, 10**6]),
     most=st.sampled_from([1, 200, 10**6]),
+    threaded=st.sampled_from([1, 10**6]),
 )
-def test_equals_zarr(store: tuple[str, Manifest], picked: list[int], gap: int, most: int) -> None:
+def test_equals_zarr(
+    store: tuple[str, Manifest], picked: list[int], gap: int, most: int, threaded: int
+) -> None:
     """Guards against rows at another's place, and against wrong slices of ranges that were fetched together."""
     url, made_of = store
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "_THREADED_BYTES", threaded)
         patch.setattr(rows, "_GAP_BYTES", gap)
         patch.setattr(rows, "_REQUEST_BYTES", most)
         found = RowReader(url, made_of).read(LAYOUTS, np.array(picked, np.int64))
@@ -129,9 +133,13 @@ def test_can_be_pickled_after_use(store: tuple[str, Manifest]) -> None:
     np.testing.assert_array_equal(before[0], after[0])
 
 
+@pytest.mark.parametrize("threaded", [1, 10**6])
 @pytest.mark.parametrize("place", ["row", "index"])
-def test_damage_is_noticed(tmp_path: Path, place: str) -> None:
-    """Guards against wrong values from a damaged object."""
+def test_damage_is_noticed(
+    tmp_path: Path, place: str, threaded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against wrong values from a damaged object, and errors that a thread keeps to itself."""
+    monkeypatch.setattr(rows, "_THREADED_BYTES", threaded)
     made_of = manifest(3)
     write(str(tmp_path), made_of)
     path = tmp_path / block_path("plain", "map", 0, 4)

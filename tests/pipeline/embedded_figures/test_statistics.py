@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.embedded_figures.statistics import Interval, counted, falls, interval, paired
+from pipeline.embedded_figures.statistics import Interval, counted, falls, interval, paired, spearman
 from pipeline.student import student
 
 
@@ -59,3 +61,11 @@ def test_pairs_of_other_lengths() -> None:
     """NumPy would lay one value beside all others."""
     with pytest.raises(ValueError, match=r"\[3\] values beside \[1\]"):
         paired([1, 2, 3], [1])
+
+
+@settings(deadline=None)
+@given(st.permutations(range(8)))
+def test_the_correlation_is_spearmans(order: list[int]) -> None:
+    values = np.arange(8.0)
+    differences = float(np.square(values - order).sum())
+    assert spearman(values, np.array(order, np.float64)) == pytest.approx(1 - 6 * differences / (8 * 63))

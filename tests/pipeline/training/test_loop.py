@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,3 +229,41 @@ def _checkpoint(folder: Path) -> dict[str, list[float]]:
 
 def _steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (folder / LOG).read_text().splitlines()]
+
+
+def test_gradients_are_averaged_before_they_are_measured(tmp_path: Path) -> None:
+    """As several processes bring them together: each clips by the norm of what all have found."""
+    seen: list[list[float]] = []
+
+    def average(parameters: Iterable[nn.Parameter]) -> None:
+        gradients = [one.grad for one in parameters if one.grad is not None]
+        seen.append([gradient.item() for gradient in gradients])
+        for gradient in gradients:
+            gradient.fill_(0.3)
+
+    logged: list[float] = []
+    settings = replace(SETTINGS, steps=2)
+    trainer = Trainer(Line(), settings, tmp_path, reduce=average)
+
+    def keep(_: int, found: dict[str, float]) -> bool:
+        logged.append(found["gradient"])
+        return False
+
+    trainer.run(on_step=keep)
+    assert len(seen) == 2 and all(any(pair) for pair in seen)
+    assert logged == pytest.approx([0.3 * 2**0.5] * 2)
+
+
+def test_of_several_processes_one_writes(tmp_path: Path) -> None:
+    """The others go on from what it wrote, and touch nothing."""
+    writer, reader = Line(), Line()
+    Trainer(writer, SETTINGS, tmp_path).run(on_step=lambda step, _: step == 6)
+    with (tmp_path / LOG).open("a") as file:
+        file.write('{"step": 7}\n')
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    trainer = Trainer(reader, SETTINGS, tmp_path, writes=False)
+    assert trainer.step == 6 and trainer.run()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert not reader.shown
+    Trainer(writer, SETTINGS, tmp_path).run()
+    assert torch.equal(reader.layer.weight, writer.layer.weight)

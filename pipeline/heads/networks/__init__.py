@@ -1,0 +1,1 @@
+"""Networks of heads, plain torch: maps in, predictions out."""

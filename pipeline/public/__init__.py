@@ -1,0 +1,1 @@
+"""Public data sets, as their authors publish them, to shards with labels."""

@@ -1,0 +1,47 @@
+"""What a store says of what it lacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline import FeatureStore
+from pipeline.completeness import completeness
+from tests import stores
+
+
+def test_a_finished_store_has_no_gaps(built: Path) -> None:
+    found = completeness(FeatureStore(str(built / "store")))
+    assert found.gaps == [] and found.cut == [] and found.shards == 2
+    assert found.last_run is not None and found.last_run.exit_code == 0
+
+
+def test_a_shard_that_a_limit_cut(small_store: Path) -> None:
+    """Its other samples would be missing without a word."""
+    stores.edit_marker(small_store, "sub/b.tar", complete=False)
+    found = completeness(FeatureStore(str(small_store)))
+    assert found.cut == ["sub/b.tar"]
+    assert found.gaps == ["a limit cut 1 of 2 shards, 'sub/b.tar' first"]
+
+
+def test_a_store_that_is_being_written(small_store: Path) -> None:
+    for run in (small_store / "runs").iterdir():
+        run.unlink()
+    assert completeness(FeatureStore(str(small_store))).gaps == ["no run over it has ended yet"]
+    for folder in ("markers", "compact"):
+        for file in (small_store / folder).iterdir():
+            file.unlink()
+    found = completeness(FeatureStore(str(small_store)))
+    assert found.gaps == ["nothing is committed yet", "no run over it has ended yet"]
+
+
+def test_the_last_run_counts(small_store: Path) -> None:
+    """A run that was stopped, after one that was over: it was to add shards, and did not add all."""
+    (done,) = (small_store / "runs").iterdir()
+    record = json.loads(done.read_text())
+    for year, code, outcome in (("2999", 5, "stopped"), ("3000", 3, "set aside")):
+        (done.parent / f"{year}-{done.name}").write_text(
+            json.dumps(record | {"exit_code": code, "outcome": outcome})
+        )
+        gaps = completeness(FeatureStore(str(small_store))).gaps
+        assert gaps == (["its last run ended with code 5: stopped"] if code == 5 else [])

@@ -36,6 +36,7 @@ lint: $(VENV)/.stamp-dev  ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint infra/Dockerfile
 
 format: $(VENV)/.stamp-dev  ## bring the code into format
 	$(BIN)/ruff check --fix .

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TypeVar
 
+from pipeline import logs
 from schemas.model import Model
 
 M = TypeVar("M", bound=Model)
@@ -16,9 +17,12 @@ _SOURCES = ("source", "config", "image_encoder")
 
 
 def log_to_console() -> None:
-    """Show what the job logs."""
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logger.setLevel(logging.INFO)
+    """Show what the job logs.
+
+    Raises:
+        ValueError: GATEHOUSE_LOG asks for what there is not.
+    """
+    logs.configure(json_lines=logs.wants_json())
 
 
 def absolute_sources(model: M) -> M:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 from typer.core import TyperGroup
 
-from jobs import cli_embedded
+from jobs import cli_cluster, cli_embedded
 from schemas.dataset import PublicName
 
 _USER_ERRORS = (ValueError, OSError)
@@ -32,6 +32,7 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(cli_cluster.app, name="cluster")
 app.add_typer(cli_embedded.app, name="embedded")
 
 Store = Annotated[str, typer.Argument(help="Folder or URL of the store.")]
@@ -60,6 +61,15 @@ def extract(
         list[str] | None, typer.Option(metavar="REASON", help="Do again what failed for this reason.")
     ] = None,
     serial: Annotated[bool, typer.Option("--serial", help="One process, no Ray: for debugging.")] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Work beside other drivers that were told the same.")
+    ] = False,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Write when each stage was at work, for chrome://tracing or Perfetto."
+        ),
+    ] = None,
 ) -> None:
     """Shards in, a feature store out; the same command goes on after a crash."""
     from schemas.spec import ExtractSpec
@@ -78,6 +88,8 @@ def extract(
         retry_failed=retry_failed,
         retry_reasons=tuple(retry_reason or ()),
         serial=serial,
+        share=share,
+        trace=trace,
     )
     raise typer.Exit(code)
 
@@ -323,6 +335,27 @@ def inspect(
     from jobs.inspect import run
 
     raise typer.Exit(run(store, out=out, rows=rows))
+
+
+@app.command()
+def status(
+    store: Store,
+    shards: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Of the input; default: as in the spec that made the store."),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="USD", help="An hour of all that works on the job costs, for an estimate."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+) -> None:
+    """How far a job is, its rate and failures, who works on it, what it takes to finish; reads the store alone."""
+    from jobs.status import run
+
+    raise typer.Exit(run(store, shards=tuple(shards or ()), usd_per_hour=price, as_json=as_json))
 
 
 @app.command()

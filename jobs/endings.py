@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-DONE, FAILED, SET_ASIDE, TOO_MANY_BAD, STOPPED = 0, 1, 3, 4, 5
-"""Exit codes; 2 is a spec or store that was refused before work started."""
+DONE, FAILED, SET_ASIDE, TOO_MANY_BAD, STOPPED, HELD = 0, 1, 3, 4, 5, 6
+"""Exit codes; 2 is a spec or store that was refused before work started, 6 a job that another driver works on."""
 
 
 @contextmanager

@@ -15,17 +15,20 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from jobs.beginnings import absolute_sources, log_to_console, warn_of_other_libraries
-from jobs.endings import DONE, FAILED, SET_ASIDE, STOPPED, TOO_MANY_BAD, stop_on_signal
+from jobs.endings import DONE, FAILED, HELD, SET_ASIDE, STOPPED, TOO_MANY_BAD, stop_on_signal
 from jobs.report import ProgressReport, show_plan, show_summary
 from pipeline import ledger, probe, storage, todo
 from pipeline.batches import Assignment
+from pipeline.driving import driving
 from pipeline.identity import check_same
 from pipeline.job import Job
-from pipeline.plan import Plan, make_plan
+from pipeline.leases import Driver, Held
+from pipeline.plan import Plan, held_bytes, make_plan
 from pipeline.ray_runner import RayRunner
 from pipeline.schedule import JobFailed
 from pipeline.serial_runner import SerialRunner
 from pipeline.store import StoreError, open_store, read_manifest
+from pipeline.trace import Trace
 from schemas.layout import RUNS
 from schemas.receipts import Manifest, RunRecord
 from schemas.spec import ExtractSpec
@@ -38,8 +41,8 @@ _OUTCOMES = {
     SET_ASIDE: "done, but some shards were set aside",
     TOO_MANY_BAD: "failed: more bad samples than max_bad_fraction allows",
     STOPPED: "stopped; the same command goes on from here",
+    HELD: "stopped: another driver has taken the job over",
 }
-_BATCHES_HELD = 8  # decoded ahead, and on their way
 
 
 def run(
@@ -50,6 +53,8 @@ def run(
     retry_failed: bool = False,
     retry_reasons: Collection[str] = (),
     serial: bool = False,
+    share: bool = False,
+    trace: str | None = None,
 ) -> int:
     """Run the job, and return its exit code.
 
@@ -60,20 +65,37 @@ def run(
         retry_failed: also do again what failed for reasons that can pass.
         retry_reasons: do again what failed for these reasons instead.
         serial: in this process, without Ray.
+        share: work beside other drivers that were told the same, each on shards of its own.
+        trace: file or URL for a trace of what every worker's stages did when.
 
     Raises:
         ValueError: whatever of spec, store or shards makes the job impossible.
     """
+    if share and limit is not None:
+        raise ValueError("--share and --limit exclude each other: a limit counts the samples of one driver")
     console = Console()
     log_to_console()
     plan = make_plan(_absolute(spec))
-    manifest, assignments = _what_is_left(plan, limit, retry_failed or bool(retry_reasons), retry_reasons)
+
+    def what_is_left() -> tuple[Manifest | None, Sequence[Assignment]]:
+        return _what_is_left(plan, limit, retry_failed or bool(retry_reasons), retry_reasons)
+
+    manifest, assignments = what_is_left()
     if not assignments and not dry_run:
         return _already_done(console, plan)
-    if not dry_run:
-        storage.check_writable(plan.spec.store)
     try:
-        return _run(console, plan, manifest, assignments, limit, dry_run=dry_run, serial=serial)
+        if dry_run:
+            return _run(console, plan, manifest, assignments, limit, None, serial=serial, trace=None)
+        storage.check_writable(plan.spec.store)
+        spans = None if trace is None else Trace(trace)
+        with driving(plan.spec.store, "shared" if share else "exclusive", spec.cluster.lease_ttl_s) as driver:
+            manifest, assignments = what_is_left()  # others may have been at work until now
+            if not assignments:
+                return _already_done(console, plan)
+            return _run(console, plan, manifest, assignments, limit, driver, serial=serial, trace=spans)
+    except Held as error:
+        logger.error("%s", error)
+        return HELD
     except JobFailed as error:
         logger.error("%s", error)
         return FAILED
@@ -88,33 +110,43 @@ def _run(
     manifest: Manifest | None,
     assignments: Sequence[Assignment],
     limit: int | None,
+    driver: Driver | None,
     *,
-    dry_run: bool,
     serial: bool,
+    trace: Trace | None,
 ) -> int:
-    """Everything that needs workers: probe, store, shards, record."""
+    """Everything that needs workers: probe, store, shards, record. Without a driver, only the plan."""
     spec = plan.spec
+    if manifest is not None:
+        warn_of_other_libraries(
+            manifest.libraries,
+            plan.manifest.libraries,
+            "the store was",
+            "new rows are equal within the stated bound only",
+        )
     kind = SerialRunner if serial else RayRunner
-    runner = kind(spec, manifest or plan.manifest)
+    runner = kind(spec, manifest or plan.manifest, trace)
     try:
-        if manifest is None or dry_run:
+        if manifest is None or driver is None:
             measured = runner.probe(plan.shards[:8])
-            held = _held_bytes(plan)
-            if dry_run:
+            held = held_bytes(plan.spec, plan.manifest.rows_per_block, plan.row_bytes)
+            if driver is None:
                 show_plan(console, plan, measured, runner.actors, held)
             for group, reason in measured.lacking.items():
                 logger.warning("group %r fails for each of the first images: %s", group, reason)
             probe.check(measured, spec, held, runner.actors_per_device)
-        if dry_run:
+        if driver is None:
             return DONE
         stored = open_store(spec.store, plan.manifest)
         if manifest is None and stored != plan.manifest:  # another job was first, with a layout of its own
             runner.close()
-            runner = kind(spec, stored)
+            runner = kind(spec, stored, trace)
         rows = plan.rows * len(assignments) // len(plan.shards)
-        return _drive(console, plan, runner, Job(spec, stored, assignments), limit or rows)
+        return _drive(console, plan, runner, Job(spec, stored, assignments, driver), limit or rows)
     finally:
         runner.close()
+        if trace is not None:
+            trace.write()
 
 
 def _drive(console: Console, plan: Plan, runner: RayRunner | SerialRunner, job: Job, rows: int) -> int:
@@ -126,6 +158,10 @@ def _drive(console: Console, plan: Plan, runner: RayRunner | SerialRunner, job: 
             ProgressReport(console, rows) as report,
         ):
             runner.run(job, report)
+        if job.schedule.by_others:
+            logger.info("%d shards were done by other drivers", job.schedule.by_others)
+        if job.taken_over:
+            logger.error("%s", job.taken_over)
         code = _exit_code(plan, job, job.finish())
     except JobFailed as error:
         logger.error("%s", error)
@@ -162,12 +198,6 @@ def _what_is_left(
         assignments = [Assignment(shard) for shard in plan.shards]
         return None, assignments if limit is None else todo.limited(assignments, limit, plan.spec.input)
     check_same(url, manifest, plan.manifest.identity)
-    warn_of_other_libraries(
-        manifest.libraries,
-        plan.manifest.libraries,
-        "the store was",
-        "new rows are equal within the stated bound only",
-    )
     committed = ledger.read_ledger(url)
     todo.check_unchanged(plan.shards, committed)
     assignments = todo.unfinished(plan.shards, committed)
@@ -196,7 +226,7 @@ def _exit_code(plan: Plan, job: Job, committed: ledger.Ledger) -> int:
     if job.too_many_bad:
         return TOO_MANY_BAD
     if job.schedule.remaining:
-        return STOPPED
+        return HELD if job.taken_over else STOPPED
     return _state(plan, committed)
 
 
@@ -232,13 +262,6 @@ def _absolute(spec: ExtractSpec) -> ExtractSpec:
             "input": spec.input.model_copy(update={"captions": captions}),
         }
     )
-
-
-def _held_bytes(plan: Plan) -> int:
-    """Main memory of an actor's queues: three blocks, and batches of decoded pixels."""
-    height, width = plan.spec.image_size
-    batches = _BATCHES_HELD * plan.spec.backbone.batch_size * 3 * height * width
-    return 3 * plan.manifest.rows_per_block * plan.row_bytes + batches
 
 
 def _keep(store: str, record: RunRecord) -> None:

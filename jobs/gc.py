@@ -7,11 +7,14 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from jobs.endings import DONE, HELD
 from jobs.report import size
 from pipeline import gc
+from pipeline.driving import driving
+from pipeline.leases import Held
+from pipeline.store import read_manifest
 
-DONE = 0
-"""Exit code."""
+_LEASE_TTL_S = 60.0
 
 
 def run(store: str, *, dry_run: bool, abandoned: bool) -> int:
@@ -20,15 +23,20 @@ def run(store: str, *, dry_run: bool, abandoned: bool) -> int:
     Args:
         store: folder or URL.
         dry_run: only say what would be removed.
-        abandoned: also attempts without an outcome, and unfinished objects. No job may be running.
+        abandoned: also attempts without an outcome, leases and unfinished objects. No job may be running: the store is
+            leased for this, so that none starts meanwhile.
 
     Raises:
         StoreError: no store there, or one of another schema version.
         ValueError: a job turned out to be running; nothing was removed.
     """
-    findings = gc.find(store, abandoned=abandoned)
-    if not dry_run:
-        gc.remove(store, findings)
+    try:
+        findings = _collect(store, dry_run=dry_run, abandoned=abandoned)
+    except Held as error:
+        Console(stderr=True).print(
+            f"nothing was removed: {error}", markup=False, highlight=False, soft_wrap=True
+        )
+        return HELD
     objects, bytes_ = Counter[str](), Counter[str]()
     for one in findings.garbage:
         objects[one.kind] += 1
@@ -46,3 +54,17 @@ def run(store: str, *, dry_run: bool, abandoned: bool) -> int:
             highlight=False,
         )
     return DONE
+
+
+def _collect(store: str, *, dry_run: bool, abandoned: bool) -> gc.Findings:
+    """Find and remove; what is taken for abandoned only while no driver is alive."""
+    read_manifest(store)  # nothing may be written where no store is
+    if abandoned and not dry_run:
+        with driving(store, "exclusive", _LEASE_TTL_S) as driver:
+            findings = gc.find(store, abandoned=True, driver=driver.me.driver)
+            gc.remove(store, findings)
+        return findings
+    findings = gc.find(store, abandoned=abandoned)
+    if not dry_run:
+        gc.remove(store, findings)
+    return findings

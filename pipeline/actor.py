@@ -3,42 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import ray
-from ray.util import metrics
 
 from pipeline import device as devices
+from pipeline import logs
 from pipeline.attempt import Outcome
 from pipeline.features import make_engine
 from pipeline.identity import check_weights
+from pipeline.meter import Meter, Span
+from pipeline.metrics import Exporter, WorkerMetrics
 from pipeline.probe import Probe, measure
 from pipeline.shards import Shard
 from pipeline.worker import Task, Worker
 from schemas.receipts import Manifest
 from schemas.spec import ExtractSpec
 
-_METRICS = {
-    "images": "Samples done, good or bad.",
-    "bad": "Samples that failed, wholly or in some groups.",
-    "bytes_written": "Bytes stored.",
-    "read_s": "Seconds spent reading and decoding.",
-    "compute_s": "Seconds spent in the backbone.",
-    "write_s": "Seconds spent compressing and uploading.",
-}
+
+@dataclass(frozen=True)
+class Watch:
+    """What an actor is to tell of its work, beside its counters."""
+
+    spans: int = 0
+    """For a trace, at most."""
+    json_logs: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an actor tells when it is asked."""
+
+    worker: str
+    """Host and process."""
+    counters: dict[str, float]
+    """Since the start, as `pipeline.meter` names them."""
+    resident_bytes: int
+    spans: list[Span]
+    """Since the last answer."""
 
 
 class ExtractActor:
     """One actor, pinned to one GPU or some CPU cores; loads its backbone once, from its source."""
 
-    def __init__(self, spec: ExtractSpec, manifest: Manifest, device: str, requests: int) -> None:
+    def __init__(
+        self, spec: ExtractSpec, manifest: Manifest, device: str, requests: int, watch: Watch
+    ) -> None:
+        if watch.json_logs:
+            logs.configure(json_lines=True)
         self._spec, self._device = spec, device
         check_weights(spec, manifest)
         self._engine = make_engine(spec, manifest.arrays, device)
+        self._meter = Meter(watch.spans)
+        self._metrics = WorkerMetrics(Exporter())
         name = devices.name(device)
-        self._worker = Worker(spec, manifest, self._engine, device=name, requests=requests)
-        self._counters = {key: metrics.Counter(f"gatehouse_{key}", text) for key, text in _METRICS.items()}
-        self._reported: dict[str, float] = {}
+        self._worker = Worker(spec, manifest, self._engine, device=name, requests=requests, meter=self._meter)
 
     async def ready(self) -> tuple[str, str]:
         """The device's model and the node's id, once the backbone is loaded."""
@@ -52,11 +74,9 @@ class ExtractActor:
         """Do a task behind those that are in hand."""
         return await asyncio.wrap_future(self._worker.submit(task))
 
-    async def progress(self) -> dict[str, float]:
-        """Counters since the start; also proves that the actor answers."""
-        progress: dict[str, float] = dict(self._worker.progress)
-        for key, value in progress.items():
-            if value > self._reported.get(key, 0):
-                self._counters[key].inc(value - self._reported.get(key, 0))
-        self._reported = progress
-        return progress | {"resident_bytes": devices.used_bytes("cpu")}
+    async def progress(self) -> Progress:
+        """What has been done since the start; also proves that the actor answers, and keeps its metrics up to date."""
+        counters = self._meter.counters()
+        self._metrics.update(counters, self._worker.queues)
+        worker = f"{socket.gethostname()} process {os.getpid()}"
+        return Progress(worker, counters, devices.used_bytes("cpu"), self._meter.take_spans())

@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline import arrays, claims, ledger, storage, tables
 from pipeline.batches import Assignment, Record, ShardEnd
 from pipeline.blocks import Block, BlockAssembler
+from pipeline.meter import Meter
 from schemas.layout import (
     BOX,
     MARKERS,
@@ -53,6 +55,7 @@ class Attempt:
         hint: an extent that may be free.
         rows_ready: rows that all arrays are known to have; they are grown beyond it when needed.
         pool: bounds the simultaneous requests to the store.
+        meter: told of the bytes and seconds that encoding and uploading take.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Attempt:
         hint: int,
         rows_ready: int,
         pool: Executor,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or Meter()
         self.id = uuid.uuid4().hex
         self.bytes_written = 0
         self._url, self._manifest, self._assignment = url, manifest, assignment
@@ -83,7 +88,8 @@ class Attempt:
 
         def write_one(item: tuple[tuple[str, str], NDArray[np.generic]]) -> None:
             layout = layouts[item[0]]
-            data = arrays.encode(layout, self._manifest, item[1])
+            with self._encoding():
+                data = arrays.encode(layout, self._manifest, item[1])
             if data is not None:
                 ref = self._put(block_path(layout.group, layout.tap, number, item[1].ndim), data)
                 with self._lock:
@@ -102,11 +108,9 @@ class Attempt:
             records.append(Record(end.stop, None, end.bad.reason, end.bad.detail))
         folder = attempt_path(self._assignment.shard.id, self.id)
         pooled = assembler.pooled_table(_vectors(self._manifest.arrays), rows, self._assignment.shard.id)
-        pooled_ref = (
-            None if pooled is None else self._put(f"{folder}/pooled.parquet", tables.to_parquet(pooled, 256))
-        )
+        pooled_ref = None if pooled is None else self._put_table(f"{folder}/pooled.parquet", pooled, 256)
         index = index_table(self._manifest, records, self._assignment, self.id)
-        index_ref = self._put(f"{folder}/index.parquet", tables.to_parquet(index, 4096))
+        index_ref = self._put_table(f"{folder}/index.parquet", index, 4096)
         blocks = sorted(self._blocks, key=_by_path)
         listing = pa.Table.from_pylist([ref.model_dump() for ref in blocks], OBJECTS_SCHEMA)
         marker = Marker(
@@ -120,9 +124,9 @@ class Attempt:
             complete=end.complete,
             extents=self._extents,
             rows=len(rows),
-            counts=dict(Counter(_reason(record) for record in records)),
+            counts=dict(Counter(record.outcome for record in records)),
             index=index_ref,
-            objects=self._put(f"{folder}/objects.parquet", tables.to_parquet(listing, 4096)),
+            objects=self._put_table(f"{folder}/objects.parquet", listing, 4096),
             pooled=pooled_ref,
             device=self._device,
         )
@@ -148,8 +152,18 @@ class Attempt:
                 arrays.ensure_rows(self._url, self._manifest, rows)
         return self._extents[number] * self._manifest.rows_per_extent + offset
 
+    def _encoding(self) -> AbstractContextManager[None]:
+        return self._meter.stage("encode", self._assignment.shard.id)
+
+    def _put_table(self, path: str, table: pa.Table, row_group_size: int) -> FileRef:
+        with self._encoding():
+            data = tables.to_parquet(table, row_group_size)
+        return self._put(path, data)
+
     def _put(self, path: str, data: bytes) -> FileRef:
-        ref = tables.put(self._fs, self._root, path, data)
+        with self._meter.stage("upload", self._assignment.shard.id):
+            ref = tables.put(self._fs, self._root, path, data)
+        self._meter.add("bytes_written", ref.size)
         with self._lock:
             self.bytes_written += ref.size
         return ref
@@ -169,7 +183,7 @@ def index_table(
             "round": assignment.round,
             "attempt": attempt,
             "status": record.status,
-            "reason": None if record.status == "ok" else _reason(record),
+            "reason": None if record.status == "ok" else record.outcome,
             "detail": record.detail or None,
             "caption": record.caption,
             "height": record.height,
@@ -187,11 +201,6 @@ def index_table(
 def _group_outcome(record: Record, group: str) -> dict[str, str | None]:
     reason = record.reason or record.groups.get(group)
     return {"status": "ok" if reason is None else "failed", "reason": reason}
-
-
-def _reason(record: Record) -> str:
-    """The first reason of a record, or `ok`."""
-    return record.reason or next((reason for reason in record.groups.values() if reason), "ok")
 
 
 def _vectors(layouts: Sequence[ArrayLayout]) -> dict[tuple[str, str], int]:

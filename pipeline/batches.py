@@ -17,6 +17,7 @@ from pipeline.batch import Batch
 from pipeline.captions import Captions
 from pipeline.decode import Decoded, decode, decode_beside
 from pipeline.geometry import Box
+from pipeline.meter import Meter
 from pipeline.shards import BadSample, BadShard, Sample, Shard, in_slots, read_shard
 from schemas.spec import ExtractSpec
 
@@ -71,6 +72,11 @@ class Record:
             return "failed"
         return "partial" if failed else "ok"
 
+    @property
+    def outcome(self) -> str:
+        """The first reason, or `ok`."""
+        return self.reason or next((reason for reason in self.groups.values() if reason), "ok")
+
 
 @dataclass
 class LoadedBatch:
@@ -92,21 +98,27 @@ class ShardEnd:
 
 
 def read_batches(
-    assignment: Assignment, spec: ExtractSpec, pool: Executor
+    assignment: Assignment, spec: ExtractSpec, pool: Executor, meter: Meter | None = None
 ) -> Iterator[LoadedBatch | ShardEnd]:
     """Read, decode and batch a shard; the last item is a `ShardEnd`.
+
+    Args:
+        assignment: what of the shard is wanted.
+        spec: of the job.
+        pool: decodes.
+        meter: told of the bytes and seconds that this takes.
 
     Raises:
         OSError: the shard or its captions could not be read; nothing is known of its samples.
         CaptionsError: `input.captions` holds none for the shard.
     """
-    shard = assignment.shard
+    shard, meter = assignment.shard, meter or Meter()
     captions = {} if spec.input.captions is None else Captions(spec.input.captions).of(shard.id)
     seen, complete, bad = 0, True, None
 
     def wanted() -> Iterator[Sample]:
         nonlocal seen, complete
-        for sample in read_shard(shard, spec.input, spec.control_fields, spec.json_fields):
+        for sample in read_shard(shard, spec.input, spec.control_fields, spec.json_fields, meter):
             if assignment.stop is not None and sample.index >= assignment.stop:
                 complete = False
                 return
@@ -115,8 +127,10 @@ def read_batches(
                 yield sample
 
     try:
-        for samples in in_slots(wanted(), spec.backbone.batch_size):
-            yield _load(shard, samples, captions, spec, pool)
+        for samples in meter.each("read", shard.id, in_slots(wanted(), spec.backbone.batch_size)):
+            with meter.stage("decode", shard.id):
+                loaded = _load(shard, samples, captions, spec, pool)
+            yield loaded
     except BadShard as error:
         bad = error
     yield ShardEnd(seen, complete, bad)

@@ -1,8 +1,7 @@
 """Whether a store is finished, as far as it says itself: for those who would read a part for the whole.
 
-A store does not list what its input is, so a later run over more shards that is at work, or that was killed, cannot be
-told from none. What can be told: that nothing is committed, that a limit cut a shard, that no run has ended yet, and
-that the last one ended before its work was done.
+A store does not list what its input is. What can be told: that nothing is committed, that a limit cut a shard, that a
+driver is at work or died, that no run has ended yet, and that the last one ended before its work was done.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 
 from pipeline import storage
 from pipeline.reader import FeatureStore
-from schemas.layout import RUNS
+from schemas.layout import DRIVERS, RUNS
 from schemas.receipts import RunRecord
 
 _ALL_OUTCOMES = (0, 3)
@@ -26,6 +25,8 @@ class Completeness:
     """That have an outcome, in whole or in part."""
     cut: list[str]
     """Of these, those that a limit cut, so that samples behind it have none."""
+    drivers: list[str]
+    """Those that have not said that they ended: at work, or dead."""
     last_run: RunRecord | None
     """The run that began last, of those that have ended; None where none has."""
 
@@ -37,6 +38,11 @@ class Completeness:
             found.append("nothing is committed yet")
         if self.cut:
             found.append(f"a limit cut {len(self.cut)} of {self.shards} shards, {self.cut[0]!r} first")
+        if self.drivers:
+            found.append(
+                f"driver {self.drivers[0]} is at work, or died: `gatehouse status` says which, and the next run takes"
+                " over"
+            )
         if self.last_run is None:
             found.append("no run over it has ended yet")
         elif self.last_run.exit_code not in _ALL_OUTCOMES:
@@ -48,7 +54,9 @@ def completeness(store: FeatureStore) -> Completeness:
     """Look at a store's markers, as of when it was opened, and at its runs."""
     shards = store.ledger.shards
     cut = sorted(shard for shard, state in shards.items() if not state.complete)
-    return Completeness(len(shards), cut, _last_run(store.url))
+    fs, root = storage.open_fs(store.url)
+    drivers = [name.partition(".")[0] for name in storage.names(fs, f"{root}/{DRIVERS}")]
+    return Completeness(len(shards), cut, drivers, _last_run(store.url))
 
 
 def _last_run(url: str) -> RunRecord | None:

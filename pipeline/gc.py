@@ -3,7 +3,8 @@
 An attempt whose round another attempt has committed can never commit, since markers are create-only; so its blocks and
 tables are garbage for certain. An attempt whose round has no marker may still be at work somewhere, however old it
 is: it is left alone unless the caller vouches that no job runs. Claims stay for ever, since a row range that could be
-claimed anew might be written by two.
+claimed anew might be written by two. A lease on a shard is garbage once its round is decided, and one on the job once
+there is a newer one; heartbeats are left alone unless the caller vouches, as attempts are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline import inventory, ledger, storage
 from pipeline.ledger import Ledger
 from pipeline.store import read_manifest
-from schemas.layout import ATTEMPTS, CLAIMS, COMPACT, claim_path
+from schemas.layout import (
+    ATTEMPTS,
+    CLAIMS,
+    COMPACT,
+    DRIVERS,
+    JOB,
+    LEASES,
+    claim_path,
+    heartbeat_path,
+    shard_lease,
+)
 from schemas.receipts import Claim, Manifest
 
 _REQUESTS = 32
@@ -33,7 +44,7 @@ class Garbage:
     """An object that nothing committed needs."""
 
     kind: str
-    """blocks, tables, compactions, or unfinished (staging files and probes of jobs that died)."""
+    """blocks, tables, compactions, leases, or unfinished (staging files and probes of jobs that died)."""
     path: str
     """Relative to the store."""
     size: int
@@ -51,12 +62,13 @@ class Findings:
     """Attempts that may still be at work, and are left alone."""
 
 
-def find(url: str, *, abandoned: bool) -> Findings:
+def find(url: str, *, abandoned: bool, driver: str | None = None) -> Findings:
     """Look for garbage; nothing is changed.
 
     Args:
         url: of the store.
         abandoned: take attempts without an outcome for dead. No job may be running.
+        driver: id of the caller's own, which is alive.
 
     Raises:
         StoreError: no store there, or one of another schema version.
@@ -74,6 +86,7 @@ def find(url: str, *, abandoned: bool) -> Findings:
     garbage = [Garbage("tables", path, size) for path, size in tables.items() if _attempt(path) in dead]
     garbage += _blocks(fs, root, manifest, {extent for extent, attempt in extents.items() if attempt in dead})
     garbage += _compactions(fs, root, committed)
+    garbage += _leases(fs, root, committed, abandoned=abandoned, driver=driver)
     if abandoned:
         known = {one.path for one in garbage}
         garbage += [one for one in _unfinished(fs, root) if one.path not in known]
@@ -166,6 +179,24 @@ def _compactions(fs: AbstractFileSystem, root: str, committed: Ledger) -> Iterat
             continue
         if _sequence(path) < newest or (_sequence(path) == newest and path.endswith(".parquet")):
             yield Garbage("compactions", path, size)
+
+
+def _leases(
+    fs: AbstractFileSystem, root: str, committed: Ledger, *, abandoned: bool, driver: str | None
+) -> Iterator[Garbage]:
+    """The newest lease on the job always stays, so that its number is never given again."""
+    decided = {f"{LEASES}/{shard_lease(marker.shard, marker.round)}" for marker in committed.markers}
+    found = {path: size for path, size in inventory.files(fs, root, LEASES).items() if path.endswith(".json")}
+    on_job = sorted(path for path in found if path.startswith(f"{LEASES}/{JOB}-"))
+    for path, size in found.items():
+        if path.startswith(f"{DRIVERS}/"):
+            dead = abandoned and (driver is None or path != heartbeat_path(driver))
+        elif path in on_job:
+            dead = path != on_job[-1]
+        else:
+            dead = abandoned or path.rpartition("-")[0] in decided
+        if dead:
+            yield Garbage("leases", path, size)
 
 
 def _unfinished(fs: AbstractFileSystem, root: str) -> Iterator[Garbage]:

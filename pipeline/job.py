@@ -13,8 +13,9 @@ from pipeline import arrays, claims, ledger, storage
 from pipeline.attempt import Attempt, Outcome
 from pipeline.batches import Assignment, ShardEnd
 from pipeline.blocks import BlockAssembler
-from pipeline.schedule import Schedule
+from pipeline.leases import Driver, Held
 from pipeline.shards import BadShard
+from pipeline.sharing import make_schedule
 from pipeline.worker import Task
 from schemas.receipts import Manifest, Marker
 from schemas.spec import ExtractSpec
@@ -34,11 +35,18 @@ class Job:
         spec: of the job.
         manifest: of its store, whose arrays exist.
         assignments: what is left to do.
+        driver: of the run; None to work whatever others do on the store.
     """
 
-    def __init__(self, spec: ExtractSpec, manifest: Manifest, assignments: Sequence[Assignment]) -> None:
+    def __init__(
+        self,
+        spec: ExtractSpec,
+        manifest: Manifest,
+        assignments: Sequence[Assignment],
+        driver: Driver | None = None,
+    ) -> None:
         self.spec, self.manifest = spec, manifest
-        self.schedule = Schedule(assignments)
+        self.schedule = make_schedule(spec.store, assignments, driver)
         self.counts: Counter[str] = Counter()
         """Index records of this run by reason, `ok` for none."""
         self.rows = 0
@@ -47,9 +55,13 @@ class Job:
         """The job stops early: the share of bad samples is above the spec's bound, with enough of them seen."""
         self.stopping = threading.Event()
         """Set to hand out nothing more."""
+        self.taken_over: Held | None = None
+        """Says which other driver has taken the job over, after this one had been silent for too long."""
         self._failed: list[tuple[Task, str, str]] = []
         fs, root = storage.open_fs(spec.store)
-        self._hint = claims.next_free(fs, root)
+        # Several drivers begin apart, since each extent that is claimed already costs a request.
+        beside = len(driver.others()) if driver else 0
+        self._hint = claims.next_free(fs, root) + beside * len(assignments)
         self._rows_ready = (self._hint + len(assignments)) * manifest.rows_per_extent
         if spec.output.maps:
             arrays.ensure_rows(spec.store, manifest, self._rows_ready)
@@ -61,8 +73,16 @@ class Job:
 
     def next_task(self, *, idle: bool) -> Task | None:
         """A task for a worker, which is idle or has others in hand; None when there is none for it now."""
-        assignment = None if self.stopping.is_set() else self.schedule.next(idle=idle)
+        assignment = None
+        if not self.stopping.is_set():
+            try:
+                assignment = self.schedule.next(idle=idle)
+            except Held as held:
+                self.taken_over = held
+                self.stopping.set()
         if assignment is None:
+            if self.schedule.idle:  # others may be waiting for these
+                self.set_aside_failed()
             return None
         self._hint += 1
         return Task(assignment, self._hint - 1, self._rows_ready)
@@ -96,8 +116,8 @@ class Job:
     def set_aside_failed(self) -> None:
         """Commit that some shards could not be done.
 
-        Held back until some shard has succeeded: where none does, the fault is not the shards', and they must be
-        done by the next run.
+        Held back until some shard has succeeded, or nothing else is left: where none does, the fault is not the
+        shards', and they must be done by the next run.
         """
         while self._failed:
             task, reason, detail = self._failed.pop()

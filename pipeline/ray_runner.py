@@ -6,19 +6,22 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from pipeline import cluster
-from pipeline.actor import ExtractActor
+from pipeline import cluster, logs
+from pipeline.actor import ExtractActor, Progress, Watch
 from pipeline.actor_pool import ActorPool, Slot
 from pipeline.job import Job, Report
+from pipeline.metrics import DriverMetrics, Exporter, RestartReason
 from pipeline.probe import Probe
 from pipeline.schedule import JobFailed
 from pipeline.shards import Shard
+from pipeline.trace import Trace, spans_each
 from pipeline.worker import Task
 from schemas.receipts import Manifest
 from schemas.spec import ExtractSpec
@@ -27,6 +30,7 @@ logger = logging.getLogger("gatehouse")
 
 _TASKS_IN_HAND = 3  # a shard being read, one computing, one being uploaded
 _TICK_S = 0.5
+_LAST_SPANS_S = 5.0
 
 
 @dataclass
@@ -38,26 +42,34 @@ class _Slot(Slot):
     """It has done a shard; until then it gets one at a time."""
     failures: int = 0
     """In a row."""
-    retired: bool = False
-    """It gets nothing more, and is replaced when its hands are empty."""
+    retired: RestartReason | None = None
+    """Why it gets nothing more, and is replaced when its hands are empty."""
 
     def has_room(self, job: Job) -> bool:
         """Whether another task may be put behind those in hand."""
         suspect = any(job.schedule.is_suspect(task.assignment) for task in self.tasks.values())
         room = _TASKS_IN_HAND if self.proven else 1
-        return self.device is not None and not self.retired and not suspect and len(self.tasks) < room
+        return self.device is not None and self.retired is None and not suspect and len(self.tasks) < room
 
 
 class RayRunner:
-    """Joins a cluster, or starts Ray on this machine; see `cluster.connect` for what it raises."""
+    """Joins a cluster, or starts Ray on this machine; see `cluster.connect` for what it raises.
 
-    def __init__(self, spec: ExtractSpec, manifest: Manifest) -> None:
-        self._spec = spec
+    Args:
+        spec: of the job.
+        manifest: of its store.
+        trace: takes what actors tell of their stages.
+    """
+
+    def __init__(self, spec: ExtractSpec, manifest: Manifest, trace: Trace | None = None) -> None:
+        self._spec, self._trace = spec, trace
         self._pool = ActorPool(spec.cluster, ExtractActor, _Slot)
         share = self._pool.share
         self.actors, self.actors_per_device, self.device = share.actors, share.actors_per_device, share.device
         requests = max(1, spec.cluster.max_requests // self.actors)
-        self._arguments = (spec, manifest, share.device, requests)
+        self._metrics = DriverMetrics(Exporter())
+        watch = Watch(0 if trace is None else spans_each(share.actors), logs.wants_json())
+        self._arguments = (spec, manifest, share.device, requests, watch)
 
     def probe(self, shards: Sequence[Shard]) -> Probe:
         """Measure two images on one actor, which then stays."""
@@ -84,10 +96,12 @@ class RayRunner:
             self._fill_up(job)
             self._hand_out(job)
             self._collect(job)
+            self._measure(job)
             report(self._pool.progress())
         for slot in self._pool.slots:
             for task in slot.tasks.values():
                 job.interrupted(task)
+        self._last_spans()
 
     def close(self) -> None:
         """Give the actors back, and stop Ray where it was started for this job."""
@@ -95,6 +109,8 @@ class RayRunner:
 
     def _fill_up(self, job: Job) -> None:
         for slot in [slot for slot in self._pool.slots if slot.retired and not slot.tasks]:
+            assert slot.retired is not None
+            self._metrics.restarted(slot.retired)
             self._pool.forget(slot)
             if not slot.proven:
                 self._pool.start_failed("it did no shard")
@@ -121,8 +137,8 @@ class RayRunner:
             try:
                 self._collect_slot(job, slot, done)
             except RayError as error:
-                blame = not cluster.node_to_blame(slot.node, error)
-                self._bury(job, slot, cluster.in_short(error), blame=blame)
+                lost = cluster.node_to_blame(slot.node, error)
+                self._bury(job, slot, cluster.in_short(error), "node-lost" if lost else "died")
 
     def _collect_slot(self, job: Job, slot: _Slot, done: set[Any]) -> None:
         now = time.monotonic()
@@ -139,15 +155,17 @@ class RayRunner:
         if not slot.tasks:
             slot.moved = now
         elif now - slot.moved > self._spec.cluster.stall_timeout_s:
-            self._bury(job, slot, f"no progress for {now - slot.moved:.0f} s", blame=True)
+            self._bury(job, slot, f"no progress for {now - slot.moved:.0f} s", "stalled")
 
     def _take_progress(self, slot: _Slot, now: float) -> None:
         if slot.ping is not None:
-            progress = ray.get(slot.ping)
-            resident = progress.pop("resident_bytes")
-            slot.retired |= resident > (self._spec.cluster.max_actor_bytes or math.inf)
-            if progress != slot.progress:
-                slot.progress, slot.moved = progress, now
+            progress: Progress = ray.get(slot.ping)
+            if progress.resident_bytes > (self._spec.cluster.max_actor_bytes or math.inf):
+                slot.retired = slot.retired or "memory"
+            if progress.counters != slot.progress:
+                slot.progress, slot.moved = progress.counters, now
+            if self._trace is not None:
+                self._trace.take(progress.worker, progress.spans)
         slot.ping = slot.handle.progress.remote()
 
     def _settle(self, job: Job, slot: _Slot, ref: Any) -> None:
@@ -170,16 +188,19 @@ class RayRunner:
                 f" at first to {max(1, batch_size // 2)}"
             )
         reason = "io-error" if isinstance(error, OSError) else "worker-error"
-        logger.warning("%s: %s: %s", shard, reason, error)
+        logger.warning("%s: %s: %s", shard, reason, error, extra={"shard": shard, "reason": reason})
         slot.failures += 1
-        slot.retired |= reason == "worker-error" or slot.failures >= 2
+        if reason == "worker-error" or slot.failures >= 2:
+            slot.retired = "failing"
         job.failed(task, reason, f"{type(error).__name__}: {error}", suspect=False)
 
-    def _bury(self, job: Job, slot: _Slot, why: str, *, blame: bool) -> None:
+    def _bury(self, job: Job, slot: _Slot, why: str, reason: RestartReason) -> None:
         """Forget a dead actor and put its tasks back; the shards are suspects unless their node went away."""
+        self._metrics.restarted(reason)
         self._pool.forget(slot)
-        names = ", ".join(task.assignment.shard.id for task in slot.tasks.values())
-        logger.warning("an actor died (%s)%s", why, f"; {names} is done again" if names else "")
+        blame, shards = reason != "node-lost", [task.assignment.shard.id for task in slot.tasks.values()]
+        again = f"; {', '.join(shards)} is done again" if shards else ""
+        logger.warning("an actor died (%s)%s", why, again, extra={"shards": shards, "reason": reason})
         if slot.device is None and blame:
             self._pool.start_failed(why)
         for task in slot.tasks.values():
@@ -187,3 +208,25 @@ class RayRunner:
                 job.failed(task, "worker-died", why, suspect=True)
             else:
                 job.interrupted(task)
+
+    def _measure(self, job: Job) -> None:
+        """Keep the driver's metrics up to date."""
+        working = sum(slot.device is not None for slot in self._pool.slots)
+        self._metrics.update(
+            starting=len(self._pool.slots) - working,
+            working=working,
+            left=job.schedule.remaining,
+            done=job.schedule.done,
+            set_aside=len(job.schedule.set_aside),
+        )
+
+    def _last_spans(self) -> None:
+        """Of actors that answer in time; the last shards end between two answers."""
+        if self._trace is None:
+            return
+        refs = [slot.handle.progress.remote() for slot in self._pool.slots if slot.device is not None]
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=_LAST_SPANS_S) if refs else ([], [])
+        for ref in done:
+            with suppress(RayError):
+                progress: Progress = ray.get(ref)
+                self._trace.take(progress.worker, progress.spans)

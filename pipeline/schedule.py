@@ -41,15 +41,22 @@ class Schedule(Generic[W]):
         self._running = 0
         self.done = 0
         self.set_aside: list[str] = []
+        self.by_others = 0
+        """Assignments that other drivers have done meanwhile."""
 
     @property
-    def finished(self) -> bool:
-        """Whether nothing is pending or running."""
+    def idle(self) -> bool:
+        """Whether nothing is pending or running here."""
         return not self._pending and not self._running
 
     @property
+    def finished(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return self.idle
+
+    @property
     def remaining(self) -> int:
-        """Assignments that are pending or running."""
+        """Assignments that are not done or set aside."""
         return len(self._pending) + self._running
 
     def next(self, *, idle: bool) -> W | None:

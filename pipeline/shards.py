@@ -32,6 +32,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -43,6 +44,7 @@ from webdataset.tariterators import base_plus_ext
 
 from pipeline.bad import BadSample, BadShard
 from pipeline.listing import Shard, list_shards
+from pipeline.meter import Meter
 from pipeline.storage import open_fs
 from pipeline.tarstream import TarStream
 from schemas.spec import Input
@@ -79,7 +81,11 @@ class Sample:
 
 
 def read_shard(
-    shard: Shard, spec: Input, controls: Sequence[str] = (), json_fields: Sequence[str] = ()
+    shard: Shard,
+    spec: Input,
+    controls: Sequence[str] = (),
+    json_fields: Sequence[str] = (),
+    meter: Meter | None = None,
 ) -> Iterator[Sample]:
     """Stream the samples of a shard.
 
@@ -88,6 +94,7 @@ def read_shard(
         spec: where image and caption are in a sample.
         controls: tar extensions of the control images to read besides, in lower case.
         json_fields: fields of the json member to read besides.
+        meter: counts the bytes read.
 
     Raises:
         BadShard: after the last intact sample, when the tar is bad (reasons: `pipeline.tarstream`). The
@@ -95,7 +102,7 @@ def read_shard(
         OSError: storage failed, which says nothing about the shard.
     """
     seen: set[str] = set()
-    with _open(shard) as tar:
+    with _open(shard, meter=meter) as tar:
         for index, (name, members) in enumerate(groupby(named(tar), key=itemgetter(0))):
             draft = _Draft(name, spec, seen, controls, json_fields)
             for _, extension, member in members:
@@ -301,7 +308,7 @@ def printable(name: str) -> str:
 
 
 @contextmanager
-def _open(shard: Shard, *, seek: bool = False) -> Iterator[TarStream]:
+def _open(shard: Shard, *, seek: bool = False, meter: Meter | None = None) -> Iterator[TarStream]:
     fs, path = open_fs(shard.url)
     try:
         file = fs.open(path, "rb")
@@ -313,4 +320,5 @@ def _open(shard: Shard, *, seek: bool = False) -> Iterator[TarStream]:
         if seek and (seek := isinstance(fs, LocalFileSystem)):
             seek = file.read(tarfile.BLOCKSIZE)[257:262] == b"ustar"  # else compressed, or no tar
             file.seek(0)
-        yield TarStream(file, shard.url, shard.size, seek=seek)
+        count = partial((meter or Meter()).add, "bytes_read")
+        yield TarStream(file, shard.url, shard.size, seek=seek, count=count)

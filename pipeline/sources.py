@@ -62,6 +62,28 @@ def configs(spec: Backbone) -> Path:
     return folder
 
 
+def weight_bytes(spec: Backbone) -> int | None:
+    """Bytes of a backbone's weights, which stay where they are; None where only a hub knows.
+
+    Raises:
+        ValueError: as `configs`.
+    """
+    if spec.config is not None:
+        fs, path = open_fs(_shipped(spec.source))
+        return int(fs.info(path)["size"])
+    parts = families.family(configs(spec)).parts()
+    wanted = [f"{part}/{kind}" for part in parts for kind in checkpoint.WEIGHTS]
+    if "://" not in spec.source:
+        folder = Path(embedded.BACKBONE) if spec.source == "embedded" else Path(spec.source)
+        if not folder.is_dir():
+            return None
+        return sum(file.stat().st_size for pattern in wanted for file in folder.glob(pattern))
+    fs, root = open_fs(spec.source.rstrip("/"))
+    found = fs.find(root, detail=True)
+    sizes = {str(PurePosixPath(path).relative_to(root)): int(info["size"]) for path, info in found.items()}
+    return sum(size for path, size in sizes.items() if any(fnmatchcase(path, one) for one in wanted))
+
+
 def component(source: str, revision: str | None, *, subject: str) -> Path:
     """The local folder of a single model: a ControlNet, an image encoder.
 

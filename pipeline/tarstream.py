@@ -35,6 +35,10 @@ _READS_PAST_END = 16  # more than tarfile needs to see that there is no more
 _BUFFER_BYTES = 64 * 2**10
 
 
+def _ignore(_: int) -> None:
+    pass
+
+
 class TarStream:
     """Iterate once over a tar's members; `data` reads the current one.
 
@@ -44,10 +48,19 @@ class TarStream:
         size: bytes that the file should have. A file that ends earlier than both this and its end mark is an
             OSError, since storage gave less than it had listed.
         seek: jump over members' data instead of reading it; for uncompressed tars in seekable files.
+        count: told of every number of bytes read.
     """
 
-    def __init__(self, file: IO[bytes], url: str, size: int, *, seek: bool = False) -> None:
-        self._source = _Source(file, url)
+    def __init__(
+        self,
+        file: IO[bytes],
+        url: str,
+        size: int,
+        *,
+        seek: bool = False,
+        count: Callable[[int], None] = _ignore,
+    ) -> None:
+        self._source = _Source(file, url, count)
         self._size = size
         self._mode = "r:" if seek else "r|*"
         self._tar: _Tar | None = None
@@ -122,8 +135,8 @@ class TarStream:
 class _Source:
     """The file under a tar. Any error of storage becomes an OSError; all others are then the tar's fault."""
 
-    def __init__(self, file: IO[bytes], url: str) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], url: str, count: Callable[[int], None]) -> None:
+        self._file, self._count = file, count
         self.url = url
         self.read_bytes = 0
         self.ends = 0
@@ -138,6 +151,7 @@ class _Source:
         data = self._storage(lambda: self._file.read(size))
         self.head = self.head or data[:16]
         self.read_bytes += len(data)
+        self._count(len(data))
         self.ends += not data
         if self.ends > _READS_PAST_END:  # tarfile skips data that a hostile header declares block by block
             raise EOFError("the file has ended")

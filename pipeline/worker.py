@@ -7,23 +7,25 @@ the last uploaded. No Ray here.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Queue
-from time import perf_counter
 
 from pipeline.attempt import Attempt, Outcome
-from pipeline.batches import Assignment, LoadedBatch, ShardEnd, read_batches
+from pipeline.batches import Assignment, LoadedBatch, Record, ShardEnd, read_batches
 from pipeline.blocks import Block, BlockAssembler
 from pipeline.features import Engine
+from pipeline.meter import Meter
 from schemas.receipts import Manifest
 from schemas.spec import ExtractSpec
+
+logger = logging.getLogger("gatehouse")
 
 _BATCHES_AHEAD = 4
 
@@ -63,21 +65,44 @@ class Worker:
         engine: with its backbone on the device.
         device: the device's model, for the record.
         requests: simultaneous storage requests allowed here.
+        meter: that all stages report to.
     """
 
     def __init__(
-        self, spec: ExtractSpec, manifest: Manifest, engine: Engine, *, device: str, requests: int
+        self,
+        spec: ExtractSpec,
+        manifest: Manifest,
+        engine: Engine,
+        *,
+        device: str,
+        requests: int,
+        meter: Meter | None = None,
     ) -> None:
         self._spec, self._manifest, self._engine, self._device = spec, manifest, engine, device
         self._decoders = ThreadPoolExecutor(spec.cluster.cpus_per_actor, "decode")
         self._requests = ThreadPoolExecutor(requests, "request")
-        self.progress: dict[str, float] = defaultdict(float)
-        """Since the start: images, bad, bytes_written, and seconds (`*_s`) that each stage worked."""
+        self.meter = meter or Meter()
         self._inbox: Queue[_InWork] = Queue()
         self._loaded: Queue[tuple[_InWork, LoadedBatch | ShardEnd]] = Queue(_BATCHES_AHEAD)
         self._blocks: Queue[tuple[_InWork, Block | ShardEnd]] = Queue(1)
         for stage in (self._read, self._compute, self._write):
-            threading.Thread(target=self._forever, args=(stage,), name=stage.__name__, daemon=True).start()
+            threading.Thread(
+                target=self._forever, args=(stage,), name=stage.__name__.strip("_"), daemon=True
+            ).start()
+
+    @property
+    def progress(self) -> dict[str, float]:
+        """Counters since the start, as `pipeline.meter` names them."""
+        return self.meter.counters()
+
+    @property
+    def queues(self) -> dict[str, int]:
+        """How much waits between the stages: tasks for the reader, batches for the backbone, blocks for the writer."""
+        return {
+            "tasks": self._inbox.qsize(),
+            "batches": self._loaded.qsize(),
+            "blocks": self._blocks.qsize(),
+        }
 
     def submit(self, task: Task) -> Future[Outcome]:
         """Queue a task; its future holds the outcome, or what went wrong with the shard as a whole."""
@@ -88,7 +113,7 @@ class Worker:
     def run(self, task: Task) -> Outcome:
         """Do one task here and now, without threads: for debugging."""
         job = self._job(task)
-        for item in read_batches(task.assignment, self._spec, self._decoders):
+        for item in read_batches(task.assignment, self._spec, self._decoders, self.meter):
             for block in self._assemble(job, item):
                 job.attempt.write(block)
             if isinstance(item, ShardEnd):
@@ -104,6 +129,7 @@ class Worker:
             hint=task.hint,
             rows_ready=task.rows_ready,
             pool=self._requests,
+            meter=self.meter,
         )
         layouts = self._manifest.arrays if self._spec.output.maps else []
         rows = self._manifest.rows_per_block
@@ -121,13 +147,10 @@ class Worker:
     def _read(self) -> None:
         job = self._inbox.get()
         try:
-            started = perf_counter()
-            for item in read_batches(job.task.assignment, self._spec, self._decoders):
-                self.progress["read_s"] += perf_counter() - started
+            for item in read_batches(job.task.assignment, self._spec, self._decoders, self.meter):
                 self._loaded.put((job, item))
                 if job.settled:
                     return
-                started = perf_counter()
         except BaseException as error:  # whatever it is belongs to whoever waits for the shard
             self._fail(job, error)
 
@@ -136,10 +159,7 @@ class Worker:
         if job.settled:
             return
         try:
-            started = perf_counter()
-            blocks = list(self._assemble(job, item))
-            self.progress["compute_s"] += perf_counter() - started
-            for block in blocks:
+            for block in list(self._assemble(job, item)):
                 self._blocks.put((job, block))
             if isinstance(item, ShardEnd):
                 self._blocks.put((job, item))
@@ -151,28 +171,42 @@ class Worker:
         if job.settled:
             return
         try:
-            started = perf_counter()
             if isinstance(item, ShardEnd):
                 job.future.set_result(self._finish(job, item))
             else:
                 job.attempt.write(item)
-            self.progress["write_s"] += perf_counter() - started
         except BaseException as error:
             self._fail(job, error)
 
     def _assemble(self, job: _InWork, item: LoadedBatch | ShardEnd) -> Iterator[Block]:
+        shard = job.task.assignment.shard.id
         if isinstance(item, ShardEnd):
-            yield from job.assembler.flush()
+            yield from self.meter.each("assemble", shard, job.assembler.flush())
             return
         records = [record for record in item.records if record is not None]
-        good = any(record.reason is None for record in records)
-        yield from job.assembler.add(item.records, self._engine.run(item.batch) if good else None)
-        self.progress["images"] += len(records)
-        self.progress["bad"] += sum(record.status != "ok" for record in records)
+        features = None
+        if any(record.reason is None for record in records):
+            with self.meter.stage("forward", shard):
+                features = self._engine.run(item.batch)
+        yield from self.meter.each("assemble", shard, job.assembler.add(item.records, features))
+        self.meter.add("images", len(records))
+        self._tell_bad(shard, [record for record in records if record.status != "ok"])
+
+    def _tell_bad(self, shard: str, records: list[Record]) -> None:
+        self.meter.add("bad", len(records))
+        for record in records:
+            self.meter.add(f"bad/{record.outcome}")
+            about = {"shard": shard, "key": record.key, "position": record.position, "reason": record.outcome}
+            logger.debug("bad sample: %s", record.detail or record.outcome, extra=about)
 
     def _finish(self, job: _InWork, end: ShardEnd) -> Outcome:
         outcome = job.attempt.commit(job.assembler, end)
-        self.progress["bytes_written"] += outcome.bytes_written
+        marker = outcome.marker
+        about = {"shard": marker.shard, "round": marker.round, "attempt": job.attempt.id, "rows": marker.rows}
+        if end.bad is not None:
+            self.meter.add(f"bad_shards/{end.bad.reason}")
+            logger.debug("bad shard: %s", end.bad.detail, extra={**about, "reason": end.bad.reason})
+        logger.debug("committed" if outcome.committed else "another attempt was first", extra=about)
         return outcome
 
     @staticmethod

@@ -10,6 +10,9 @@
       markers/DIGEST-ROUND.json              create-only: this attempt is the shard's outcome
       compact/SEQUENCE.json, *.parquet       many markers and indexes in one, derived from them
       runs/TIME-ID.json                      how each run ended
+      leases/drivers/DRIVER.json             a driver lives: stored by it again and again, removed at its end
+      leases/job-NUMBER.json                 create-only: the driver that has the job to itself
+      leases/shards/DIGEST-ROUND-NUMBER.json create-only: the driver that does a shard, where several share a job
 
 DIGEST names an input shard (hash of its id), ROUND counts tries at a shard (0, then retries and continuations), an
 EXTENT is a fixed number of consecutive rows, in whole blocks.
@@ -28,6 +31,9 @@ SCHEMA_VERSION: Final = 2
 older one lacks: 1 had no `box` in its index, and other timesteps in its manifest."""
 MANIFEST = "manifest.json"
 CLAIMS, ATTEMPTS, MARKERS, COMPACT, RUNS = "claims", "attempts", "markers", "compact", "runs"
+LEASES, DRIVERS = "leases", "leases/drivers"
+JOB: Final = "job"
+"""The lease on the job as a whole; those on shards are named by `shard_lease`."""
 
 
 def digest(shard_id: str) -> str:
@@ -65,6 +71,21 @@ def parse_marker(name: str) -> tuple[str, int] | None:
     stem, _, ending = name.partition(".")
     shard, _, round_ = stem.partition("-")
     return (shard, int(round_)) if ending == "json" and len(shard) == 32 and round_.isdigit() else None
+
+
+def lease_path(resource: str, number: int) -> str:
+    """Path of a lease."""
+    return f"{LEASES}/{resource}-{number:06d}.json"
+
+
+def shard_lease(shard_id: str, round_: int) -> str:
+    """The resource that a driver leases before it does a round of a shard."""
+    return f"shards/{digest(shard_id)}-{round_:04d}"
+
+
+def heartbeat_path(driver: str) -> str:
+    """Path of a driver's heartbeat."""
+    return f"{DRIVERS}/{driver}.json"
 
 
 BOX: Final = pa.struct([(side, pa.int32()) for side in ("top", "left", "height", "width")])

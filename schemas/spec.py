@@ -147,6 +147,9 @@ class Cluster(Model):
     """Seconds without an answer or any progress after which an actor that has work is replaced."""
     stop_grace_s: float = Field(default=20.0, ge=0)
     """Seconds that shards in work get to finish when the job is told to stop."""
+    lease_ttl_s: float = Field(default=60.0, ge=1)
+    """Seconds without a sign of life after which other extract jobs on the store take this one for dead. It gives
+    three signs in that time."""
 
 
 class Finding(Model):

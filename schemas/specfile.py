@@ -66,6 +66,16 @@ def load(
     return spec
 
 
+def read(path_or_url: str) -> tuple[Any, Source, list[Problem]]:
+    """Any YAML file: its data, where each value stands in it, and keys that are given twice.
+
+    Raises:
+        SpecError: no such file, or no valid YAML.
+    """
+    data, root, problems = _parse(_read(path_or_url), path_or_url)
+    return data, Source(path_or_url, root, []), problems
+
+
 def dump(spec: BaseModel) -> str:
     """The spec as YAML with all defaults written out; `load` reads it back, but for which selection groups are of."""
     # All beyond ASCII is escaped: as themselves, characters such as U+0085 would be read back as line breaks.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import labelled as labelled_shapes
-from tests import stores
+from tests import policies, stores
 from tests.s3_server import Identity, Server, serve
 
 BucketUrl = Callable[[], str]
@@ -18,11 +18,13 @@ BucketUrl = Callable[[], str]
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A running S3 server whose identities are an administrator, one who only reads and one who cannot list."""
+    """A running S3 server whose identities are an administrator, one who only reads, one who cannot list, and those of
+    `tests.policies`."""
     identities = [
         Identity("admin"),
         Identity("reader", ["Read", "List"]),
         Identity("lister-not", ["Read", "Write"]),
+        *policies.identities(),
     ]
     with serve(tmp_path_factory.mktemp("s3"), identities) as server:
         yield server

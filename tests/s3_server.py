@@ -31,6 +31,8 @@ class Identity:
 
     name: str
     actions: Sequence[str] = ("Admin", "Read", "Write", "List", "Tagging")
+    policy: str | None = None
+    """In the place of actions: an IAM policy as JSON, which the server evaluates itself."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -45,8 +47,10 @@ class Server:
     endpoint: str
     identities: Sequence[Identity]
 
-    def environment(self, identity: int = 0) -> dict[str, str]:
-        """Environment variables under which `s3://` URLs are this server's."""
+    def environment(self, identity: int | str = 0) -> dict[str, str]:
+        """Environment variables under which `s3://` URLs are this server's, for an identity's number or name."""
+        if isinstance(identity, str):
+            identity = [one.name for one in self.identities].index(identity)
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -64,7 +68,9 @@ def serve(folder: Path, identities: Sequence[Identity] = (Identity("admin"),)) -
     """Run a server on `folder` until the context ends."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "identities.json"
-    config.write_text(json.dumps({"identities": [_entry(identity) for identity in identities]}))
+    policies = [{"name": one.name, "content": one.policy} for one in identities if one.policy]
+    entries = [_entry(identity) for identity in identities]
+    config.write_text(json.dumps({"identities": entries, "policies": policies}))
     port, *others = _free_ports(8)
     names = ["master.port", "volume.port", "filer.port"]
     names += ["master.port.grpc", "volume.port.grpc", "filer.port.grpc", "s3.port.grpc"]
@@ -103,7 +109,8 @@ def serve(folder: Path, identities: Sequence[Identity] = (Identity("admin"),)) -
 def _entry(identity: Identity) -> dict[str, object]:
     keys = identity.environment
     credentials = {"accessKey": keys["AWS_ACCESS_KEY_ID"], "secretKey": keys["AWS_SECRET_ACCESS_KEY"]}
-    return {"name": identity.name, "credentials": [credentials], "actions": list(identity.actions)}
+    rights = {"policyNames": [identity.name]} if identity.policy else {"actions": list(identity.actions)}
+    return {"name": identity.name, "credentials": [credentials], **rights}
 
 
 def _dies_with_its_parent() -> list[str]:

@@ -17,6 +17,7 @@ from tests.faults.harness import (
     kill_all,
     markers,
     run,
+    run_beside,
     spec_of,
     wait_until,
     write_shards,
@@ -52,9 +53,9 @@ def test_an_actor_killed(shards: str, undisturbed: Contents, tmp_path: Path) -> 
 
 
 def test_the_driver_killed(shards: str, undisturbed: Contents, tmp_path: Path) -> None:
-    """With all its actors: what is committed stays, the rest is done by the same command."""
+    """With all its actors: what is committed stays, the rest is done by the same command, given at once."""
     store = tmp_path / "store"
-    spec = spec_of(str(store), shards)
+    spec = spec_of(str(store), shards, lease_ttl_s=3.0)
     with job(spec, tmp_path) as process:
         wait_until(lambda: markers(store), "the first marker")
         kill_all(process.pid)
@@ -76,7 +77,7 @@ def test_a_paused_actor_wakes_up_late(shards: str, undisturbed: Contents, tmp_pa
         (paused,) = actors(process.pid)
         os.kill(paused, signal.SIGSTOP)
         claimed = len(list((store / "claims").iterdir()))
-        assert extract.run(spec, serial=True) == endings.DONE
+        run_beside(spec)
         assert contents(str(store)) == undisturbed
         os.kill(paused, signal.SIGCONT)
         output, _ = process.communicate(timeout=200)

@@ -55,7 +55,18 @@ def spec(tmp_path: Path) -> str:
     return str(path)
 
 
-COMMANDS = ["extract", "caption", "train-lora", "presets", "taps", "shard", "inspect", "verify", "gc"]
+COMMANDS = [
+    "extract",
+    "caption",
+    "train-lora",
+    "presets",
+    "taps",
+    "shard",
+    "inspect",
+    "status",
+    "verify",
+    "gc",
+]
 EMBEDDED = ["embedded scenes", "embedded train", "embedded evaluate"]
 
 
@@ -92,6 +103,9 @@ def test_extract_hands_over_everything(monkeypatch: pytest.MonkeyPatch, spec: st
         "--dry-run",
         "--retry-failed",
         "--serial",
+        "--share",
+        "--trace",
+        "t.json",
     ]
     result = CliRunner().invoke(
         app, ["extract", spec, *options, "--retry-reason", "io", "--retry-reason", "x"]
@@ -106,6 +120,8 @@ def test_extract_hands_over_everything(monkeypatch: pytest.MonkeyPatch, spec: st
         "retry_failed": True,
         "retry_reasons": ("io", "x"),
         "serial": True,
+        "share": True,
+        "trace": "t.json",
     }
 
 
@@ -170,6 +186,8 @@ def test_extract_defaults(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
         "retry_failed": False,
         "retry_reasons": (),
         "serial": False,
+        "share": False,
+        "trace": None,
     }
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jobs import endings, extract
 from pipeline import FeatureExtractor, FeatureStore, batches, embedded, todo
+from pipeline.driving import driving
 from pipeline.identity import IdentityError, backbone_fingerprint
 from pipeline.probe import ProbeError
 from pipeline.shards import Sample, Shard, read_shard
@@ -267,7 +268,7 @@ def test_values_that_cannot_be_stored_are_refused_before_work(
     spec = spec_of(str(tmp_path / "store"), shards)
     with pytest.raises(ProbeError, match=r"plain: taps: \{name: up-level1-upsampler-out, dtype: float32\}"):
         run(spec)
-    assert not any((tmp_path / "store").iterdir())
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["leases"]
 
 
 def test_a_store_of_another_version_is_refused(shards: str, tmp_path: Path) -> None:
@@ -277,6 +278,45 @@ def test_a_store_of_another_version_is_refused(shards: str, tmp_path: Path) -> N
     manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 1'))
     with pytest.raises(StoreError, match="is not of schema version 2, the one that this release reads"):
         run(spec)
+
+
+def test_beside_another_driver(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refused before the backbone is loaded; a plan may be looked at, and a job that shares may join one that does."""
+    spec = spec_of(str(tmp_path / "store"), shards)
+    with driving(spec.store, "exclusive", 3.0), monkeypatch.context() as patch:
+        assert run(spec, dry_run=True) == endings.DONE
+        patch.setattr(extract, "SerialRunner", None)
+        assert run(spec) == run(spec, share=True) == endings.HELD
+        assert "another driver is at work there" in caplog.text
+    assert not (tmp_path / "store" / "runs").exists()
+    with driving(spec.store, "shared", 3.0):
+        assert run(spec) == endings.HELD
+        assert run(spec, share=True) == endings.DONE
+    assert len(contents(spec.store)) == 12
+
+
+def test_what_another_driver_stored_meanwhile_is_not_done_again(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended after this one had looked what is left, and before this one had the lease."""
+    spec = spec_of(str(tmp_path / "store"), shards)
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(extract, "driving", driving)
+        assert run(spec) == endings.DONE
+        return driving(*arguments)
+
+    monkeypatch.setattr(extract, "driving", late)
+    assert run(spec) == endings.DONE
+    assert "nothing to do: of 12 samples" in capsys.readouterr().out
+    assert len(list((tmp_path / "store" / "claims").iterdir())) == 2
+
+
+def test_a_limit_cannot_be_shared(shards: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--share and --limit exclude each other"):
+        run(spec_of(str(tmp_path / "store"), shards), limit=1, share=True)
 
 
 @pytest.mark.ray

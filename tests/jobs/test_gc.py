@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs import gc
+from jobs import endings, gc
 from pipeline.batches import Assignment
+from pipeline.driving import driving
+from pipeline.store import StoreError
 from tests.attempts import Draft, make_store, manifest, shard, store_shard
 
 
@@ -27,7 +29,7 @@ def blocks(url: str) -> int:
 
 
 def test_dry_run_removes_nothing(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gc.run(url, dry_run=True, abandoned=False) == gc.DONE
+    assert gc.run(url, dry_run=True, abandoned=False) == endings.DONE
     output = capsys.readouterr().out
     assert "would be freed" in output
     assert "without an outcome: 1, left alone" in output
@@ -37,9 +39,25 @@ def test_dry_run_removes_nothing(url: str, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(("abandoned", "left"), [(False, 4), (True, 2)])
 def test_what_is_freed(url: str, capsys: pytest.CaptureFixture[str], abandoned: bool, left: int) -> None:
     """Numbers printed are those of the objects that are gone."""
-    assert gc.run(url, dry_run=False, abandoned=abandoned) == gc.DONE
+    assert gc.run(url, dry_run=False, abandoned=abandoned) == endings.DONE
     output = capsys.readouterr().out
     assert "gc: freed" in output
     assert f"│ blocks │ {6 - left}       │" in output
     assert ("without an outcome" in output) == (not abandoned)
     assert blocks(url) == left
+
+
+def test_nothing_is_taken_for_abandoned_beside_a_driver(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever gives --abandoned may not know of a job that somebody else has started."""
+    with driving(url, "shared", 3.0):
+        assert gc.run(url, dry_run=False, abandoned=True) == endings.HELD
+        assert "nothing was removed: " in capsys.readouterr().err and blocks(url) == 6
+        assert gc.run(url, dry_run=False, abandoned=False) == endings.DONE
+    assert gc.run(url, dry_run=False, abandoned=True) == endings.DONE
+    assert [path.name for path in Path(url).glob("leases/**/*.json")] == ["job-000000.json"]
+
+
+def test_nothing_is_written_where_no_store_is(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no feature store"):
+        gc.run(str(tmp_path), dry_run=False, abandoned=True)
+    assert list(tmp_path.iterdir()) == []

@@ -45,3 +45,12 @@ def test_the_last_run_counts(small_store: Path) -> None:
         )
         gaps = completeness(FeatureStore(str(small_store))).gaps
         assert gaps == (["its last run ended with code 5: stopped"] if code == 5 else [])
+
+
+def test_a_driver_that_is_at_work_or_died(small_store: Path) -> None:
+    """A second run over more shards looks like none by markers and records."""
+    folder = small_store / "leases" / "drivers"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "abc.json").write_text("{}")
+    (gap,) = completeness(FeatureStore(str(small_store))).gaps
+    assert gap.startswith("driver abc is at work, or died")

@@ -12,7 +12,7 @@ from pipeline import FeatureStore, gc, ledger
 from pipeline.batches import Assignment
 from pipeline.storage import open_fs
 from pipeline.verify import Verifier
-from schemas.layout import attempt_path
+from schemas.layout import attempt_path, digest
 from schemas.receipts import Manifest
 from tests.attempts import Draft, again, make_store, manifest, shard, store_shard
 from tests.conftest import BucketUrl
@@ -170,6 +170,21 @@ def test_a_broken_newest_compaction(url: str, made_of: Manifest) -> None:
     before = files(url)
     assert gc.find(url, abandoned=False).garbage == []
     assert files(url) == before
+
+
+def test_leases(url: str) -> None:
+    """Of decided rounds, and on the job but for the newest; whether a driver still lives only the caller can know."""
+    lease = {name: f"leases/shards/{digest(name)}-0000-000000.json" for name in ("a.tar", "b.tar")}
+    kept = ["leases/job-000002.json", "leases/drivers/d.json", "leases/drivers/mine.json", lease["b.tar"]]
+    gone = ["leases/job-000000.json", "leases/job-000001.json", lease["a.tar"]]
+    for path in kept + gone:
+        (Path(url) / path).parent.mkdir(parents=True, exist_ok=True)
+        (Path(url) / path).write_bytes(b"{}")
+    findings = collect(url)
+    assert sorted(one.path for one in findings.garbage) == sorted(gone)
+    assert {one.kind for one in findings.garbage} == {"leases"}
+    later = gc.find(url, abandoned=True, driver="mine")
+    assert sorted(one.path for one in later.garbage) == sorted(["leases/drivers/d.json", lease["b.tar"]])
 
 
 @pytest.mark.s3

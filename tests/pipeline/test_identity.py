@@ -80,6 +80,7 @@ SAME: dict[str, Any] = {
     "cluster.cpus_per_actor": 3,
     "cluster.max_requests": 3,
     "cluster.max_actor_bytes": 2**40,
+    "cluster.lease_ttl_s": 5.0,
     "cluster.stall_timeout_s": 1.0,
     "cluster.stop_grace_s": 1.0,
 }

@@ -8,7 +8,7 @@ import io
 import lzma
 import tarfile
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,15 @@ SPEC = Input(shards="unused")
 
 
 def read(
-    members: list[Member], spec: Input = SPEC, *wanted: list[str], format: int = tarfile.PAX_FORMAT
+    members: list[Member],
+    spec: Input = SPEC,
+    controls: Sequence[str] = (),
+    json_fields: Sequence[str] = (),
+    format: int = tarfile.PAX_FORMAT,
 ) -> list[Sample]:
     """Samples of a tar with these members, streamed from a file system that is not local."""
     shard = shard_of(make_tar(None, members, format), "memory://shards/a.tar")
-    samples = list(read_shard(shard, spec, *wanted))
+    samples = list(read_shard(shard, spec, controls, json_fields))
     assert count_samples(shard, spec) == len(samples)
     assert [sample.index for sample in samples] == list(range(len(samples)))
     for sample in samples:
@@ -40,8 +44,13 @@ def read(
     return samples
 
 
-def only(members: list[Member], spec: Input = SPEC, *wanted: list[str]) -> Sample:
-    (sample,) = read(members, spec, *wanted)
+def only(
+    members: list[Member],
+    spec: Input = SPEC,
+    controls: Sequence[str] = (),
+    json_fields: Sequence[str] = (),
+) -> Sample:
+    (sample,) = read(members, spec, controls, json_fields)
     return sample
 
 

@@ -15,6 +15,8 @@ from pipeline.attempt import Attempt, Outcome
 from pipeline.batch import Batch
 from pipeline.batches import Assignment, LoadedBatch, Record, ShardEnd
 from pipeline.features import Features
+from pipeline.meter import Meter
+from pipeline.shards import BadShard
 from pipeline.worker import Task, Worker
 from tests.attempts import SHAPE, make_store, manifest, shard
 from tests.faults.harness import spec_of
@@ -155,6 +157,60 @@ def test_queues_are_bounded(worker: Worker, engine: Engine, monkeypatch: pytest.
     assert len(computed) <= 3, "one block is being written, one waits, one is being filled"
     held.set()
     assert future.result(30).committed and len(computed) == BATCHES
+
+
+def test_stages_report_what_they_did(worker: Worker) -> None:
+    """With both ways of working: a stage that forgot to report would look idle."""
+    submit(worker, "a.tar").result(30)
+    threaded = worker.progress
+    worker.run(Task(Assignment(shard("b.tar")), hint=0, rows_ready=0))
+    for progress in (threaded, worker.progress):
+        stages = {name for name, seconds in progress.items() if name.endswith("_s") and seconds > 0}
+        assert stages == {"forward_s", "assemble_s", "encode_s", "upload_s"}  # what is read is made up here
+    assert worker.progress["images"] == 2 * threaded["images"] == 48
+    assert worker.queues == {"tasks": 0, "batches": 0, "blocks": 0}
+
+
+def test_bad_samples_are_counted_and_logged_by_reason(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a shard that breaks off, by its own."""
+
+    def damaged(assignment: Assignment, *rest: object) -> Iterator[LoadedBatch | ShardEnd]:
+        loaded, *_ = read(assignment, *rest)
+        assert isinstance(loaded, LoadedBatch) and loaded.records[1] is not None
+        loaded.records[1].reason = "no-image"
+        yield loaded
+        yield ShardEnd(4, True, BadShard("truncated-tar", "the file ends"))
+
+    monkeypatch.setattr(workers, "read_batches", damaged)
+    with caplog.at_level("DEBUG", "gatehouse"):
+        submit(worker, "a.tar").result(30)
+    found = worker.progress
+    assert (found["images"], found["bad"], found["bad/no-image"], found["bad_shards/truncated-tar"]) == (
+        4,
+        1,
+        1,
+        1,
+    )
+    about = [(one.__dict__.get("shard"), one.__dict__.get("key"), one.message) for one in caplog.records]
+    assert ("a.tar", "1", "bad sample: no-image") in about
+    assert ("a.tar", None, "bad shard: the file ends") in about and ("a.tar", None, "committed") in about
+
+
+def test_a_trace_shows_stages_of_several_shards_at_once(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "read_batches", read)
+    spec = spec_of(str(tmp_path / "store"), "unused")
+    make_store(spec.store, manifest())
+    worker = Worker(spec, manifest(), engine, device="test", requests=2, meter=Meter(spans=1000))  # type: ignore[arg-type]
+    for future in [submit(worker, f"{number}.tar") for number in range(2)]:
+        future.result(30)
+    spans = worker.meter.take_spans()
+    assert {span.shard for span in spans} == {"0.tar", "1.tar"}
+    assert {span.thread for span in spans if span.stage == "forward"} == {"compute"}
+    assert all(span.thread != "compute" for span in spans if span.stage in ("encode", "upload"))
 
 
 def test_without_threads(worker: Worker) -> None:

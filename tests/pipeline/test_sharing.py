@@ -1,0 +1,133 @@
+"""What several drivers do of one job, and what becomes of the shards of those that die."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline import sharing
+from pipeline.batches import Assignment
+from pipeline.job import Job
+from pipeline.leases import Driver, Held
+from pipeline.sharing import ExclusiveSchedule, SharedSchedule, make_schedule
+from pipeline.verify import Verifier
+from pipeline.worker import Task
+from tests.attempts import Draft, make_store, manifest, shard
+from tests.faults.harness import spec_of
+from tests.pipeline.test_leases import driver
+
+KEYS = ["a", "b", "c", "d"]
+SHARDS = 12
+
+
+@pytest.fixture(autouse=True)
+def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(sharing, "_LOOK_SHARE", 1e9)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    make_store(str(tmp_path / "store"), manifest())
+    return str(tmp_path / "store")
+
+
+def enter(url: str, name: str, shards: int = SHARDS) -> tuple[Driver, Job]:
+    """A driver that shares the job, with all shards before it."""
+    one = driver(url, name, "shared", ttl_s=60.0)
+    one.enter()
+    assignments = [Assignment(shard(f"{number}.tar")) for number in range(shards)]
+    return one, Job(spec_of(url, "unused"), manifest(), assignments, one)
+
+
+def commit(url: str, job: Job, task: Task) -> bool:
+    """Do a task; whether it was not in vain."""
+    draft = Draft(url, manifest(), task.assignment, hint=task.hint)
+    draft.write(KEYS)
+    outcome = draft.commit()
+    job.succeeded(task, outcome)
+    return outcome.committed
+
+
+def test_two_drivers_split_the_shards(url: str) -> None:
+    """Each in an order of its own: together they do all of them, none twice, and both know when it is over."""
+    (_, one), (_, two) = enter(url, "1"), enter(url, "2")
+    done: Counter[str] = Counter()
+    orders: list[list[str]] = [[], []]
+    while not (one.finished and two.finished):
+        for job, order in zip((one, two), orders, strict=True):
+            if task := job.next_task(idle=True):
+                assert commit(url, job, task)
+                done[task.assignment.shard.id] += 1
+                order.append(task.assignment.shard.id)
+    assert done == {f"{number}.tar": 1 for number in range(SHARDS)}
+    assert all(order != sorted(order, key=lambda name: int(name[:-4])) for order in orders)
+    assert one.schedule.done + one.schedule.by_others == two.schedule.done + two.schedule.by_others == SHARDS
+    assert list(Verifier(url, fast=False).faults()) == []
+    extents = sorted(int(path.stem) for path in (Path(url) / "claims").iterdir())
+    assert len(extents) == SHARDS and extents[-1] >= SHARDS, (
+        "the second one began behind the first one's rows"
+    )
+
+
+def test_shards_of_a_dead_driver_come_back(url: str) -> None:
+    """What it had in hand is waited for while it lives, and done by others once it does not."""
+    (dying, one), (living, two) = enter(url, "1", 3), enter(url, "2", 3)
+    held = one.next_task(idle=True)
+    assert held is not None
+    while task := two.next_task(idle=True):
+        commit(url, two, task)
+    assert two.schedule.remaining == 1 and not two.finished
+    dying.end()
+    living.beat()
+    task = two.next_task(idle=True)
+    assert task is not None and task.assignment == held.assignment
+    assert commit(url, two, task) and two.finished
+    assert not commit(url, one, held), "the dead one was alive after all, and comes too late"
+    assert list(Verifier(url, fast=False).faults()) == []
+
+
+def test_what_was_committed_before_its_lease_became_free_is_not_done_again(url: str) -> None:
+    """A driver that comes and goes while another one is busy leaves leases that anyone may take."""
+    (_, slow) = enter(url, "1", 2)
+    passing, one = enter(url, "2", 2)
+    while task := one.next_task(idle=True):
+        commit(url, one, task)
+    passing.end()
+    assert slow.next_task(idle=True) is None
+    assert slow.finished and slow.schedule.by_others == 2
+
+
+def test_a_shard_that_fails_is_its_drivers_until_it_is_set_aside(url: str) -> None:
+    """Drivers must not try a bad shard three times each, nor wait for each other for ever where all shards are bad."""
+    (_, one), (_, two) = enter(url, "1", 2), enter(url, "2", 2)
+    for _ in range(3):
+        for job in (one, two):
+            task = job.next_task(idle=True)
+            assert task is not None
+            job.failed(task, "io-error", "reset", suspect=False)
+    assert one.next_task(idle=True) is two.next_task(idle=True) is None
+    assert one.next_task(idle=True) is two.next_task(idle=True) is None
+    assert one.finished and two.finished and one.counts == two.counts == {"io-error": 1}
+
+
+def test_a_job_that_was_taken_over_hands_out_nothing_more(url: str) -> None:
+    """An exclusive driver that slept: what it has in hand it may finish, which harms nobody."""
+    slept = driver(url, "slept", ttl_s=0.2)
+    slept.enter()
+    assignments = [Assignment(shard(f"{number}.tar")) for number in range(2)]
+    job = Job(spec_of(url, "unused"), manifest(), assignments, slept)
+    task = job.next_task(idle=True)
+    assert task is not None and not job.taken_over
+    other = driver(url, "other")
+    other.enter()
+    assert job.next_task(idle=True) is None
+    assert isinstance(job.taken_over, Held) and job.finished and job.schedule.remaining == 2
+    assert commit(url, job, task)
+
+
+def test_the_schedule_of_each_mode(url: str) -> None:
+    kinds = [type(make_schedule(url, [], driver(url, "a", mode))) for mode in ("exclusive", "shared")]
+    assert kinds == [ExclusiveSchedule, SharedSchedule]

@@ -143,7 +143,7 @@ def row(features: Features, slot: int) -> dict[tuple[str, str], np.ndarray]:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(data=st.data())
 def test_a_row_is_the_same_in_any_batch(folder: Path, data: st.DataObject) -> None:
     spec = data.draw(specs(folder))

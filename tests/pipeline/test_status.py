@@ -14,6 +14,7 @@ import pytest
 from jobs import endings, extract
 from pipeline import storage
 from pipeline.batches import Assignment
+from pipeline.s3 import S3
 from pipeline.status import look
 from pipeline.store import StoreError
 from schemas.layout import heartbeat_path
@@ -182,7 +183,11 @@ def test_on_s3_with_the_right_to_read_only(
     fs.pipe_file(f"{root}/{heartbeat_path('d')}", heartbeat())
     for key, value in s3_server.environment("reader").items():
         monkeypatch.setenv(key, value)
-    found = look(url)
+    S3.clear_instance_cache()  # clients are kept, with the identity that they were made with
+    try:
+        found = look(url)
+    finally:
+        S3.clear_instance_cache()
     assert (found.rows.good, found.rows.bad, found.shards.left) == (8, 2, 0)
     assert [driver.alive for driver in found.drivers] == [True]
     assert found.last_commit_s is not None and 0 <= found.last_commit_s < 120

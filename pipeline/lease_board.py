@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from pipeline import storage
+from pipeline.times import modified
 from schemas.layout import DRIVERS, LEASES, heartbeat_path, lease_path
 from schemas.lease import Heartbeat, Lease
 from schemas.receipts import Receipt
@@ -33,7 +34,7 @@ class Board:
         storage.put(self._fs, f"{self._root}/{heartbeat_path(heartbeat.driver)}", heartbeat.to_bytes())
         found = self._fs.ls(f"{self._root}/{DRIVERS}", detail=True)
         names = {str(info["name"]).rsplit("/", 1)[-1]: info for info in found}
-        times = {name[:-5]: _modified(info) for name, info in names.items() if name.endswith(".json")}
+        times = {name[:-5]: modified(info) for name, info in names.items() if name.endswith(".json")}
         if heartbeat.driver not in times:
             raise storage.StorageError(
                 f"store {self.url}: {heartbeat_path(heartbeat.driver)} was removed as soon as it was written; leave"
@@ -77,8 +78,3 @@ class Board:
                 f"store {self.url}: {path} is not of this release; drivers on one store must be of one release. If"
                 " none is at work, remove it"
             ) from error
-
-
-def _modified(info: dict[str, Any]) -> float:
-    """Seconds, by the store's clock; object stores tell it in whole seconds."""
-    return float(info["mtime"]) if "mtime" in info else float(info["LastModified"].timestamp())

@@ -19,10 +19,11 @@ def written(fs: AbstractFileSystem, folder: str) -> dict[str, float]:
     except FileNotFoundError:
         return {}
     files = {str(info["name"]).rsplit("/", 1)[-1]: info for info in found if info["type"] == "file"}
-    return {name: _modified(info) for name, info in files.items() if name}
+    return {name: modified(info) for name, info in files.items() if name}
 
 
-def _modified(info: dict[str, Any]) -> float:
+def modified(info: dict[str, Any]) -> float:
+    """Seconds, by the store's clock; object stores tell it in whole seconds."""
     return float(info["mtime"]) if "mtime" in info else float(info["LastModified"].timestamp())
 
 

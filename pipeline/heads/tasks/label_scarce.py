@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,18 +10,14 @@ from torch import Tensor
 from pipeline.heads.choice import Choice
 from pipeline.heads.networks.front import Front
 from pipeline.heads.networks.pixel_classifiers import PixelClassifiers, ensemble_loss
-from pipeline.heads.pictures.sheets import masks_sheet
 from pipeline.heads.tasks.base import (
     Batch,
-    Evaluation,
     Head,
     Items,
-    Pictures,
     make_front,
-    on_device,
     regularised,
 )
-from pipeline.heads.tasks.tally import Tally
+from pipeline.heads.tasks.masks import MaskTask
 from pipeline.labels import IGNORE
 from schemas.head import HeadSpec, LabelScarce
 
@@ -42,21 +38,18 @@ class LabelScarceHead(Head):
         return self.classifiers.predict(fronted.levels[0], size), fronted.weights
 
 
-class LabelScarceTask:
+class LabelScarceTask(MaskTask):
     """See `Task`."""
 
     def __init__(self, spec: HeadSpec, choice: Choice, classes: Sequence[str]) -> None:
         assert isinstance(spec.task, LabelScarce)
-        self._spec, self._task, self._choice, self._classes = spec, spec.task, choice, classes
+        super().__init__(choice, classes)
+        self._spec, self._task = spec, spec.task
 
     def network(self) -> LabelScarceHead:
         """See `Task`."""
         front = make_front(self._spec, self._choice)
         return LabelScarceHead(front, len(self._classes), self._task.members)
-
-    def maps(self, items: Items) -> dict[str, Tensor]:
-        """See `Task`."""
-        return {name: items[name] for name in self._choice.names}
 
     def batch(self, items: Items, generators: Sequence[torch.Generator]) -> Batch:
         """Maps, and of each image pixels that have a class: points [B, M * P, 2], classes [B, M * P]."""
@@ -76,29 +69,6 @@ class LabelScarceTask:
         classes = batch[_CLASSES].unflatten(1, shape).transpose(0, 1).flatten(1, 2)
         loss = ensemble_loss(logits, classes, IGNORE) / self._task.members
         return regularised(loss, fronted.weights, self._spec.amalgamation)
-
-    @torch.inference_mode()
-    def evaluate(self, head: LabelScarceHead, batches: Iterable[Items], device: str) -> Evaluation:
-        """See `Task`."""
-        tally = Tally(self._classes)
-        for items in batches:
-            truth = items["label"]
-            predicted, weights = head.predict(on_device(self.maps(items), device), tuple(truth.shape[1:]))
-            tally.add(predicted, truth, weights)
-        return tally.segmentation()
-
-    @torch.inference_mode()
-    def sheet(self, head: LabelScarceHead, items: Items, pictures: Pictures, device: str) -> bytes:
-        """See `Task`."""
-        predicted, _ = head.predict(on_device(self.maps(items), device), tuple(items["label"].shape[1:]))
-        return masks_sheet(
-            [pictures[row] for row in items["row"]],
-            list(items["label"].numpy()),
-            list(predicted.cpu().numpy()),
-            self._classes,
-            IGNORE,
-            items["key"],
-        )
 
 
 def _drawn(label: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,18 +12,14 @@ from pipeline.heads.choice import Choice
 from pipeline.heads.networks.alignment import resized
 from pipeline.heads.networks.decoder import UPerNet
 from pipeline.heads.networks.front import Front
-from pipeline.heads.pictures.sheets import masks_sheet
 from pipeline.heads.tasks.base import (
     Batch,
-    Evaluation,
     Head,
     Items,
-    Pictures,
     make_front,
-    on_device,
     regularised,
 )
-from pipeline.heads.tasks.tally import Tally
+from pipeline.heads.tasks.masks import MaskTask
 from pipeline.labels import IGNORE
 from schemas.head import HeadSpec, Segmentation
 
@@ -47,21 +43,18 @@ class SegmentationHead(Head):
         return logits.argmax(1), weights
 
 
-class SegmentationTask:
+class SegmentationTask(MaskTask):
     """See `Task`."""
 
     def __init__(self, spec: HeadSpec, choice: Choice, classes: Sequence[str]) -> None:
         assert isinstance(spec.task, Segmentation)
-        self._spec, self._task, self._choice, self._classes = spec, spec.task, choice, classes
+        super().__init__(choice, classes)
+        self._spec, self._task = spec, spec.task
 
     def network(self) -> SegmentationHead:
         """See `Task`."""
         front = make_front(self._spec, self._choice, "native")
         return SegmentationHead(front, len(self._classes), self._task.width)
-
-    def maps(self, items: Items) -> dict[str, Tensor]:
-        """See `Task`."""
-        return {name: items[name] for name in self._choice.names}
 
     def batch(self, items: Items, generators: Sequence[torch.Generator]) -> Batch:
         """Maps, and labels int64 [B, H, W]."""
@@ -75,26 +68,3 @@ class SegmentationTask:
         # By all pixels, as in mmsegmentation, so that a process's share of a batch weighs as it does in the whole.
         loss = total / label.numel()
         return regularised(loss, weights, self._spec.amalgamation)
-
-    @torch.inference_mode()
-    def evaluate(self, head: SegmentationHead, batches: Iterable[Items], device: str) -> Evaluation:
-        """See `Task`."""
-        tally = Tally(self._classes)
-        for items in batches:
-            truth = items["label"]
-            predicted, weights = head.predict(on_device(self.maps(items), device), tuple(truth.shape[1:]))
-            tally.add(predicted, truth, weights)
-        return tally.segmentation()
-
-    @torch.inference_mode()
-    def sheet(self, head: SegmentationHead, items: Items, pictures: Pictures, device: str) -> bytes:
-        """See `Task`."""
-        predicted, _ = head.predict(on_device(self.maps(items), device), tuple(items["label"].shape[1:]))
-        return masks_sheet(
-            [pictures[row] for row in items["row"]],
-            list(items["label"].numpy()),
-            list(predicted.cpu().numpy()),
-            self._classes,
-            IGNORE,
-            items["key"],
-        )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from zarr.abc.store import Store
@@ -28,7 +29,10 @@ def open_zarr(url: str, *, read_only: bool) -> Store:
     fs, path = storage.open_fs(url)
     if isinstance(fs, LocalFileSystem):
         return LocalStore(path, read_only=read_only)
-    return FsspecStore.from_url(url, storage_options=dict(storage.options(url)), read_only=read_only)
+    if isinstance(fs, AsyncFileSystem):
+        own = type(fs)(**fs.storage_options | {"asynchronous": True})  # awaited on zarr's own event loop
+        return FsspecStore(fs=own, path=path, read_only=read_only)
+    return FsspecStore.from_url(url, read_only=read_only)
 
 
 def create_arrays(url: str, manifest: Manifest) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from fsspec import AbstractFileSystem
 
+from pipeline.arrays import create_arrays
 from pipeline.s3 import S3
 from pipeline.storage import StorageError, check_writable, names, open_fs
+from tests.attempts import manifest
 
 
 @pytest.fixture
@@ -56,6 +58,13 @@ def test_no_credentials(call: Callable[[AbstractFileSystem], object]) -> None:
 def test_no_credentials_for_a_store() -> None:
     with pytest.raises(StorageError, match=r"store s3://bucket/store: cannot create .*no credentials found"):
         check_writable("s3://bucket/store")
+
+
+@pytest.mark.usefixtures("nobody")
+def test_no_credentials_for_arrays() -> None:
+    """Zarr's requests are made as everything else's: with the identity of now, and with errors that say what to do."""
+    with pytest.raises(StorageError, match="s3://bucket: no credentials found; set AWS_ACCESS_KEY_ID"):
+        create_arrays("s3://bucket/store", manifest())
 
 
 @pytest.mark.usefixtures("nobody")

@@ -26,7 +26,9 @@ def check(
     rate: Annotated[
         float | None, typer.Option(min=1e-6, help="Images a second that one GPU was measured to do.")
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Of one GPU an hour, for the cost.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Of one worker machine an hour, for the cost.")
+    ] = None,
 ) -> None:
     """Check a cluster file, and say what a job would ask of it: machines, bytes, time, cost. Starts nothing."""
     from schemas.cluster_file import load as load_file

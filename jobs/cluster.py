@@ -34,7 +34,7 @@ def check(
         spec: of the job; none, and only the file is looked at.
         images: of the whole job, where the shards that are there now are only a sample.
         rate: images a second that one actor does, as measured.
-        price: of one actor's GPU (or cores) an hour, in any currency.
+        price: of one worker machine an hour, in any currency.
 
     Raises:
         ValueError: what planning finds wrong with the spec.
@@ -58,8 +58,9 @@ def check(
 def _machines(file: ClusterFile) -> Table:
     table = Table("workers", "at most", "CPUs", "GPUs", "memory")
     for kind in file.workers:
+        cpus, gpus = ("not said" if one is None else str(one) for one in (kind.cpus, kind.gpus))
         memory = "not said" if kind.memory is None else size(kind.memory)
-        table.add_row(kind.name, str(kind.most), str(kind.cpus), str(kind.gpus), memory)
+        table.add_row(kind.name, str(kind.most), cpus, gpus, memory)
     return table
 
 
@@ -76,10 +77,13 @@ def _needs(found: Demand, price: float | None) -> Table:
         "GPU memory an actor", f"weights: {weights}; activations: see `gatehouse extract --dry-run`"
     )
     table.add_row("disk a machine", f"weights: {weights}, beside the image and Ray's logs")
-    table.add_row("network in", f"{about}{size(found.read)} of shards{in_all}")
+    scaled = "about " if found.scaled else ""
+    table.add_row("network in", f"{scaled}{size(found.read)} of shards{in_all}")
     table.add_row("network out", f"{about}{size(found.written)}, before compression")
     table.add_row("speed", f"{found.rate.images:.3g} images a second and actor, {found.rate.source}")
     table.add_row("time", f"about {duration(found.seconds)}, without waiting for machines")
-    cost = "give --price" if price is None else f"about {found.cost(price):,.2f} for the workers"
+    cost = (
+        "give --price" if price is None else f"about {found.cost(price):,.2f} for the workers, whole machines"
+    )
     table.add_row("cost", cost)
     return table

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path as File
@@ -24,7 +25,10 @@ FILL_IN = "FILL-IN"
 """Stands in the shipped file where a user's own value belongs."""
 _SCHEMA = "autoscaler/ray-schema.json"
 _TOKEN_MODE = "RAY_AUTH_MODE=token"
+_MODE = re.compile(r"""\bRAY_AUTH_MODE=["']?([^\s"';&]*)""")
 _TOKEN_FILE = "~/.ray/auth_token"
+_MAX_WORKERS = 2
+"""Ray's own, where a file says nothing."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,9 @@ class Workers:
     name: str
     most: int
     """Machines of this kind at once."""
-    cpus: int
-    gpus: int
+    cpus: int | None
+    gpus: int | None
+    """None, as for CPUs, where the file leaves it to Ray to look them up."""
     memory: int | None
     """Bytes that Ray may give out, None where the file does not say."""
 
@@ -55,7 +60,14 @@ def load(path_or_url: str) -> ClusterFile:
     Raises:
         SpecError: no such file, or no valid YAML mapping.
     """
-    data, source, problems = specfile.read(path_or_url)
+    try:
+        data, source, problems = specfile.read(path_or_url)
+    except specfile.SpecError as error:
+        if not isinstance(error.__context__, FileNotFoundError):
+            raise
+        raise specfile.SpecError(
+            f"{path_or_url}: there is no such file; give the path or URL of a cluster file, as ray_cluster.yaml"
+        ) from None
     if not isinstance(data, dict):
         raise specfile.SpecError(f"{path_or_url}: is no mapping; give a cluster file, as ray_cluster.yaml")
     wrong = [(tuple(error.absolute_path), _words(error)) for error in _schema().iter_errors(data)]
@@ -111,15 +123,26 @@ def _rules(data: dict[str, Any]) -> Iterator[tuple[Path, str]]:
             ("docker",),
             "has no image, so nodes come without Gatehouse; give one made from infra/Dockerfile",
         )
-    options = [*docker.get("run_options", []), *data.get("head_start_ray_commands", [])]
-    if not any(_TOKEN_MODE in option for option in options):
+    modes = {kind: _auth_mode(data, kind) for kind in ("head", "worker")}
+    if without := [f"the {kind} has {mode or 'none'}" for kind, mode in modes.items() if mode != "token"]:
         yield (
             ("docker", "run_options"),
-            f"token authentication is off, so who reaches a port runs code there; add '--env {_TOKEN_MODE}'",
+            "token authentication is off, so who reaches a port runs code there: of RAY_AUTH_MODE,"
+            f" {' and '.join(without)}; add '--env {_TOKEN_MODE}'",
         )
     if _TOKEN_FILE not in data.get("file_mounts", {}):
         yield ("file_mounts",), f"brings the nodes no token; add '{_TOKEN_FILE}: {_TOKEN_FILE}'"
     yield from _public(data)
+
+
+def _auth_mode(data: dict[str, Any], kind: str) -> str | None:
+    """RAY_AUTH_MODE of a `head` or `worker`: as its container has it, unless the command that starts Ray sets it."""
+    docker = data.get("docker", {})
+    options = [*docker.get("run_options", []), *docker.get(f"{kind}_run_options", [])]
+    commands = [one for one in data.get(f"{kind}_start_ray_commands", []) if "ray start" in one]
+    before = [one.partition("ray start")[0] for one in commands]
+    found = [mode for text in [*options, *before] for mode in _MODE.findall(text)]
+    return found[-1] if found else None
 
 
 def _public(data: dict[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -127,7 +150,8 @@ def _public(data: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     if not data["provider"].get("use_internal_ips"):
         yield (
             ("provider", "use_internal_ips"),
-            "is not true, so machines get public addresses; set it to true",
+            "is not true, so Ray looks for a subnet that gives public addresses, and talks to machines by those; set it"
+            " to true, and name a private subnet",
         )
     for number, command in enumerate(data.get("head_start_ray_commands", [])):
         if "--dashboard-host" in command:
@@ -136,26 +160,40 @@ def _public(data: dict[str, Any]) -> Iterator[tuple[Path, str]]:
                 "opens the dashboard beyond the head itself; leave --dashboard-host out, `ray dashboard FILE` brings"
                 " it to you",
             )
-    if data["provider"]["type"] == "aws":
-        for name, kind in data.get("available_node_types", {}).items():
-            if not kind["node_config"].get("SecurityGroupIds"):
-                yield (
-                    ("available_node_types", name, "node_config"),
-                    "has no SecurityGroupIds, so Ray makes a group with SSH open to the world; name one that lets in"
-                    " nothing but itself",
-                )
+    if data["provider"]["type"] != "aws":
+        return
+    for name, kind in data.get("available_node_types", {}).items():
+        path, config = ("available_node_types", name, "node_config"), kind["node_config"]
+        if not config.get("SecurityGroupIds"):
+            yield (
+                path,
+                "has no SecurityGroupIds, so Ray makes a group with SSH open to the world; name one that lets in"
+                " nothing but itself",
+            )
+        if any(
+            interface.get("AssociatePublicIpAddress") for interface in config.get("NetworkInterfaces", [])
+        ):
+            yield (
+                (*path, "NetworkInterfaces"),
+                "give machines public addresses, whatever the subnet says; leave out AssociatePublicIpAddress",
+            )
 
 
 def _workers(data: dict[str, Any]) -> list[Workers]:
-    most = data.get("max_workers", 0)
+    """None where it is not said which kind is the head."""
+    kinds, head = data.get("available_node_types", {}), data.get("head_node_type")
+    if head not in kinds:
+        return []
+    most = data.get("max_workers", _MAX_WORKERS)
+    looked_up = None if data["provider"]["type"] == "aws" else 0  # of what a file leaves out
     return [
         Workers(
             name,
             min(most, kind.get("max_workers", most)),
-            cpus=kind["resources"].get("CPU", 0),
-            gpus=kind["resources"].get("GPU", 0),
+            cpus=kind["resources"].get("CPU", looked_up),
+            gpus=kind["resources"].get("GPU", looked_up),
             memory=kind["resources"].get("memory"),
         )
-        for name, kind in data.get("available_node_types", {}).items()
-        if name != data.get("head_node_type")
+        for name, kind in kinds.items()
+        if name != head
     ]

@@ -4,7 +4,8 @@
 # Each node runs a driver with a Ray of its own, so no port needs to be open between nodes; `--share` has them split the
 # shards by leases in the store. Two minutes before the time is up, or when the job is preempted, they finish what they
 # have in hand, and the job is queued again to go on from there. (That is so with proctrack/cgroup, which spares the
-# drivers' children the signal; with another plugin what they had in hand is done again.)
+# drivers' children the signal; with another plugin what they had in hand is done again.) STORE takes the place of the
+# spec's. Shards that are still being copied need another name until they are whole: see crontab.
 #SBATCH --job-name=gatehouse
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -19,7 +20,7 @@
 set -u
 spec=$1 store=$2
 
-srun --kill-on-bad-exit=0 gatehouse extract "$spec" --share
+srun --kill-on-bad-exit=0 gatehouse extract "$spec" --set "store=$store" --share
 code=$? # the largest of all nodes
 case $code in
     0 | 3 | 4) ;;

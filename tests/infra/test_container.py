@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,8 +39,40 @@ def test_all_that_is_installed_is_pinned() -> None:
         assert "--constraint /opt/gatehouse/infra/constraints.txt" in install or "--no-deps" in install
         assert "--no-cache-dir" in install
     assert re.fullmatch(r"BASE=python:3\.11-slim-\w+", of("ARG")[0]), "the constraints are for this Python"
-    pinned = (ROOT / "infra/constraints.txt").read_text()
-    assert all(f"\n{name}==" in pinned for name in ("torch", "boto3", "setuptools", "ray"))
+    text = (ROOT / "infra/constraints.txt").read_text()
+    pinned = {canonicalize_name(name) for name in re.findall(r"^([^#\s]+)==", text, re.MULTILINE)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert closure([*project["dependencies"], *extras["test"], *extras["dev"], "setuptools"]) - pinned == {
+        "gatehouse"
+    }
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """Names of all packages that these bring here, those that only an extra of theirs brings included."""
+    found: set[str] = set()
+    seen: set[tuple[str, frozenset[str]]] = set()
+    left = [(Requirement(one), frozenset({""})) for one in requirements]
+    while left:
+        one, asked_with = left.pop()
+        if one.marker and not any(one.marker.evaluate({"extra": extra}) for extra in asked_with):
+            continue
+        name, extras = canonicalize_name(one.name), frozenset({"", *one.extras})
+        found.add(name)
+        if (name, extras) not in seen and name != "gatehouse":
+            seen.add((name, extras))
+            left += [(Requirement(text), extras) for text in importlib.metadata.requires(name) or []]
+    return found
+
+
+def test_commands_are_found_by_a_login_shell(tmp_path: Path) -> None:
+    """Ray's launcher runs `ray start` in one, and Debian's /etc/profile sets PATH anew there."""
+    set_here = [path for env in of("ENV") for path in re.findall(r"\bPATH=(\S+)", env)]
+    path = (set_here or ["$PATH"])[0].replace("$PATH", "/usr/local/bin:/usr/bin:/bin")
+    shell = ["bash", "--login", "-c", "echo $PATH"]
+    env = {"PATH": path, "HOME": str(tmp_path)}
+    found = subprocess.run(shell, env=env, capture_output=True, text=True, check=True).stdout
+    assert path.split(":")[0] in found.strip().split(":")
 
 
 def test_it_is_not_root_and_has_a_health_check() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from jobs import endings, extract, gc, verify
 from pipeline import FeatureStore
@@ -52,7 +54,7 @@ def spec(s3: BucketUrl, built: Path) -> ExtractSpec:
 
 
 def test_what_the_policies_suffice_for(become: Become, spec: ExtractSpec) -> None:
-    """A job, a check and a look as those who may just do that; none of them can take back what is committed."""
+    """A job, a check and a look as those who may just do that; none of them can undo a commit."""
     become("store-writer")
     assert extract.run(spec, serial=True) == endings.DONE
     become("store-reader")
@@ -100,3 +102,27 @@ def test_every_policy_is_explained() -> None:
     text = (policies.FOLDER / "README.md").read_text()
     named = set(re.findall(r"^\| `(\S+\.json)`", text, re.MULTILINE))
     assert named == {path.name for path in policies.FOLDER.glob("*.json")}
+    placeholder = re.compile(r"\b[A-Z]{2,}(?:-[A-Z]+)*\b")
+    for path in policies.FOLDER.glob("*.json"):
+        for name in set(placeholder.findall(path.read_text())):
+            assert f"`{name}`" in text, f"{path.name}: {name}"
+
+
+def test_a_head_launches_what_its_cluster_file_names() -> None:
+    """No other image, no other kind of machine, and nothing that it could not end again."""
+    found = json.loads((policies.FOLDER / "launch-workers.json").read_text())["Statement"]
+    launch = [one for one in found if one["Action"] == "ec2:RunInstances"]
+    by_kind = {
+        arn.split(":")[5]: one.get("Condition", {}).get("StringEquals", {})
+        for one in launch
+        for arn in ([one["Resource"]] if isinstance(one["Resource"], str) else one["Resource"])
+    }
+    assert "image/MACHINE-IMAGE" in by_kind and "image/*" not in by_kind
+    assert by_kind["instance/*"] == {
+        "ec2:InstanceType": "WORKER-MACHINE",
+        "aws:RequestTag/ray-cluster-name": "CLUSTER-NAME",
+    }
+    (ends,) = [one for one in found if "ec2:TerminateInstances" in one["Action"]]
+    assert ends["Condition"] == {"StringEquals": {"aws:ResourceTag/ray-cluster-name": "CLUSTER-NAME"}}
+    cluster = yaml.safe_load((policies.FOLDER.parents[1] / "ray_cluster.yaml").read_text())
+    assert cluster["cluster_name"] and {"machine_image", "worker_machine"} <= cluster["metadata"].keys()

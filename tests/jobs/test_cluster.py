@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_the_file_alone(filled: str) -> None:
 
 
 def test_beside_a_job(filled: str, tmp_path: Path) -> None:
-    """8 GPUs at 10 images a second each do a million images in 3 h 28 min, at 0.5 for a GPU and hour for 13.89."""
+    """8 GPUs at 10 images a second each do a million images in 3 h 28 min, at 0.5 for a machine and hour for 13.89."""
     spec = tmp_path / "spec.yaml"
     spec.write_text(SPEC.format(folder=tmp_path))
     wishes = ["--spec", str(spec), "--images", "1000000", "--rate", "10", "--price", "0.5"]
@@ -50,10 +51,21 @@ def test_beside_a_job(filled: str, tmp_path: Path) -> None:
     assert code == cluster.SOUND, output
     for words in ("1,000,000", "8, a GPU each", "about 3 h 28 min", "about 13.89", "as given"):
         assert words in output
+    assert re.search(r"network in +│ about [\d.]+ GiB of shards", output), "it is scaled"
     assert not (tmp_path / "store").exists(), "it only looks"
     spec.write_text(SPEC.format(folder=tmp_path).replace("actors: 8", "actors: 80"))
     code, output = check(filled, *wishes)
     assert code == cluster.WRONG and "cluster.actors is 80, the machines have room for 8" in output
+
+
+def test_machines_that_ray_looks_up(filled: str, tmp_path: Path) -> None:
+    """What the file does not say is no reason to refuse it."""
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC.format(folder=tmp_path))
+    file = Path(filled)
+    file.write_text(file.read_text().replace("{CPU: 4, GPU: 1, memory: 12884901888}", "{}"))
+    code, output = check(filled, "--spec", str(spec))
+    assert code == cluster.SOUND and "not said" in output, output
 
 
 def test_a_wrong_spec(filled: str, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import sources
-from pipeline.demand import ASSUMED_PASSES, Rate, demand, misfits, place, rate_of
+from pipeline.demand import ASSUMED_PASSES, Rate, demand, misfits, passes, place, rate_of
+from pipeline.features import make_engine
+from pipeline.layouts import layouts
 from pipeline.plan import make_plan
 from schemas.cluster_file import Workers
 from schemas.spec import Backbone, Cluster, ExtractSpec
@@ -30,7 +32,7 @@ def test_what_the_shards_say(spec: ExtractSpec, built: Path) -> None:
     found = demand(spec, [GPU], images=None, rate=Rate(2.0, "as given"))
     sizes = [file.stat().st_size for file in (built / "shards").rglob("*.tar")]
     plan = make_plan(spec)
-    assert (found.images, found.exact, found.read) == (10, True, sum(sizes))
+    assert (found.images, found.exact, found.scaled, found.read) == (10, True, False, sum(sizes))
     assert (found.actors, found.machines, found.gpus) == (4, 4, 4)
     pooled = 4 * 2 * sum(stores.CHANNELS)
     assert found.written == 10 * (plan.row_bytes + pooled)
@@ -41,15 +43,71 @@ def test_what_the_shards_say(spec: ExtractSpec, built: Path) -> None:
 def test_the_whole_job(spec: ExtractSpec) -> None:
     """Of which the shards that are there are a sample."""
     few, many = (demand(spec, [GPU], images=images, rate=Rate(2.0, "")) for images in (None, 1_000_000))
-    assert many.images == 1_000_000 and many.exact
+    assert many.images == 1_000_000 and many.exact and many.scaled
     assert many.read == pytest.approx(few.read * 1e5, rel=1e-6) and many.written == few.written * 1e5
     assert many.memory == few.memory
+
+
+def test_machines_are_paid_for_whole(spec: ExtractSpec) -> None:
+    """Four GPUs each, of which the job's actor takes one."""
+    alone = spec.model_copy(update={"cluster": Cluster(device="cuda", actors=1)})
+    found = demand(
+        alone, [Workers("large", most=1, cpus=1, gpus=4, memory=None)], images=7200, rate=Rate(1.0, "")
+    )
+    assert (found.actors, found.machines, found.cost(12.0)) == (1, 1, 24.0)
 
 
 def test_an_assumption_says_so(spec: ExtractSpec) -> None:
     assert rate_of(spec, 3.5) == Rate(3.5, "as given")
     assumed = rate_of(spec, None)
     assert assumed.images == ASSUMED_PASSES / 2 and "assumed" in assumed.source and "--rate" in assumed.source
+    assert "2 an image" in assumed.source
+
+
+def group(name: str, *techniques: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"name": name, "prompt": "a", "t": 50, "taps": "legacy", "techniques": list(techniques), **fields}
+
+
+INVERSION = {"type": "inversion", "steps": 10}
+GROUPS = [
+    group("plain"),
+    group("inverted", INVERSION),
+    group("guided", INVERSION, {"type": "guidance", "scale": 2.0}),
+    group("averaged", {"type": "average", "seeds": 3}, {"type": "denoise", "start": 55}),
+    group("few-taps", taps=["mid-vit-block0-self-q"]),
+]
+
+
+def of_groups(groups: list[dict[str, Any]], **output: Any) -> ExtractSpec:
+    document = {"version": 1, "store": "s", "input": {"shards": "embedded"}, "image_size": [64, 64]}
+    return ExtractSpec.model_validate(document | {"groups": groups, "output": output})
+
+
+@pytest.mark.parametrize("output", [{}, {"scores": {}}], ids=["features", "scores"])
+def test_passes_are_those_of_the_engine(output: dict[str, Any]) -> None:
+    """Of techniques, of groups that share theirs, and of what Scores are measured against."""
+    spec = of_groups(GROUPS, **output)
+    engine = make_engine(spec, layouts(spec, sources.locate(spec.backbone)), "cpu")
+    assert passes(spec) == engine.network_calls
+    assert passes(of_groups(GROUPS[:1])) == 1 and passes(of_groups(GROUPS[1:2])) == 11
+
+
+def test_weights_of_techniques(spec: ExtractSpec) -> None:
+    """Each file once, though two groups load it; a hub's size is not known."""
+    shipped = Path(sources.locate(Backbone())).parent
+    net = {"type": "controlnet", "source": "embedded/controlnet-canny"}
+    lora = {"type": "lora", "source": str(shipped / "loras" / "moderate.safetensors")}
+
+    def weights(*techniques: dict[str, Any]) -> int | None:
+        groups = of_groups([group("one", *techniques), group("two", *techniques, seed=1)]).groups
+        return demand(
+            spec.model_copy(update={"groups": groups}), [GPU], images=10, rate=Rate(1.0, "")
+        ).weights
+
+    files = [*(shipped / "controlnet-canny").glob("*.safetensors"), Path(lora["source"])]
+    backbone, both = weights(), weights(net, lora)
+    assert backbone is not None and both == backbone + sum(file.stat().st_size for file in files)
+    assert weights(net | {"source": "owner/name", "revision": "0" * 40}) is None
 
 
 def test_weights(tmp_path: Path) -> None:
@@ -85,35 +143,36 @@ def test_what_does_not_fit_is_said(cluster: dict[str, Any], workers: list[Worker
 
 def test_what_fits() -> None:
     assert misfits(Cluster(device="cuda", actors=8, cpus_per_actor=4), [GPU], memory=2**30) == []
-    assert misfits(Cluster(device="cpu", actors=8), [], memory=2**30) == [], (
-        "machines of which nothing is known"
-    )
+    unknown = Workers("unknown", most=2, cpus=None, gpus=None, memory=None)
+    for machines in ([], [unknown], [GPU, unknown]):
+        assert misfits(Cluster(device="cuda", actors=80), machines, memory=2**30) == [], (
+            "nothing is known of them"
+        )
+    assert place(Cluster(device="cuda", actors=80), [unknown]) == (2, 2)
+    assert place(Cluster(device="cuda", actors=3), []) == (3, 3)
 
 
-KINDS = st.builds(
-    Workers,
-    st.just("kind"),
-    most=st.integers(0, 5),
-    cpus=st.integers(0, 16),
-    gpus=st.integers(0, 4),
-    memory=st.none(),
-)
+MACHINES = st.tuples(st.integers(0, 5), st.integers(0, 16), st.integers(0, 4))
+"""How many, with how many CPUs and GPUs."""
 
 
 @given(
-    st.lists(KINDS, min_size=1, max_size=3),
+    st.lists(MACHINES, min_size=1, max_size=3),
     st.integers(1, 40),
     st.integers(1, 8),
     st.sampled_from(["cpu", "cuda"]),
 )
-def test_actors_find_room_or_it_is_said(kinds: list[Workers], actors: int, cpus: int, device: Any) -> None:
+def test_actors_find_room_or_it_is_said(
+    machines: list[tuple[int, int, int]], actors: int, cpus: int, device: Any
+) -> None:
     """What is asked of machines is never more than they have, nor less than the job wants, without a word."""
     cluster = Cluster(device=device, actors=actors, cpus_per_actor=cpus)
     room = sum(
-        kind.most * min([kind.cpus // cpus, *([kind.gpus] if device == "cuda" else [])]) for kind in kinds
+        most * min([cores // cpus, *([gpus] if device == "cuda" else [])]) for most, cores, gpus in machines
     )
-    placed, machines = place(cluster, kinds)
+    kinds = [Workers("kind", most, cores, gpus, memory=None) for most, cores, gpus in machines]
+    placed, filled = place(cluster, kinds)
     assert placed == max(1, min(actors, room))
-    assert machines <= max(1, sum(kind.most for kind in kinds))
+    assert filled <= max(1, sum(kind.most for kind in kinds))
     said = [line for line in misfits(cluster, kinds, 0) if "room" in line or "no worker has" in line]
     assert bool(said) == (room < actors)

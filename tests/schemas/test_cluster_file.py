@@ -93,7 +93,16 @@ def without(*path: str) -> Callable[[Any], None]:
         (without("docker", "image"), "docker: has no image"),
         (lambda data: data["docker"]["run_options"].pop(0), "token authentication is off"),
         (without("file_mounts"), "brings the nodes no token; add '~/.ray/auth_token"),
-        (without("provider", "use_internal_ips"), "machines get public addresses; set it to true"),
+        (
+            without("provider", "use_internal_ips"),
+            "a subnet that gives public addresses.*name a private subnet",
+        ),
+        (
+            lambda data: data["available_node_types"]["worker"]["node_config"].update(
+                NetworkInterfaces=[{"AssociatePublicIpAddress": True}]
+            ),
+            r"^available_node_types.worker.node_config.NetworkInterfaces: give machines public addresses",
+        ),
         (
             lambda data: data["head_start_ray_commands"].append("ray start --head --dashboard-host=0.0.0.0"),
             r"^head_start_ray_commands.2: opens the dashboard",
@@ -111,8 +120,62 @@ def test_what_is_wrong_is_said(change: Callable[[Any], object], message: str, tm
     assert re.search(message, found), found
 
 
+TOKEN, OFF = "--env RAY_AUTH_MODE=token", "--env RAY_AUTH_MODE=disabled"
+
+
+@pytest.mark.parametrize(
+    ("docker", "start", "said"),
+    [
+        ({"run_options": [TOKEN], "worker_run_options": [OFF]}, {}, "the worker has disabled"),
+        ({"run_options": [TOKEN], "head_run_options": [OFF]}, {}, "the head has disabled"),
+        ({"run_options": [TOKEN + "less"]}, {}, "the head has tokenless and the worker has tokenless"),
+        ({}, {"head": "RAY_AUTH_MODE=token ray start"}, "the worker has none"),
+        ({"run_options": [TOKEN]}, {"head": "RAY_AUTH_MODE='disabled' ray start"}, "the head has disabled"),
+        ({"head_run_options": [TOKEN], "worker_run_options": ["-e RAY_AUTH_MODE=token"]}, {}, None),
+        ({"run_options": [OFF, TOKEN]}, {}, None),
+        (
+            {},
+            {"head": "export RAY_AUTH_MODE=token; ray start", "worker": "RAY_AUTH_MODE=token ray start"},
+            None,
+        ),
+    ],
+)
+def test_each_kind_of_node_asks_for_the_token(
+    docker: dict[str, Any], start: dict[str, str], said: str | None, tmp_path: Path
+) -> None:
+    """What is in force in the end counts, exactly."""
+    data = copy.deepcopy(FILLED)
+    data["docker"] = {"image": "mine", **docker}
+    data |= {f"{kind}_start_ray_commands": ["ray stop", command] for kind, command in start.items()}
+    found = problems(data, tmp_path)
+    assert len(found) == (said is not None)
+    assert all(re.search(f"is off.*: of RAY_AUTH_MODE, {said}; add", line) for line in found), found
+
+
+def test_what_ray_makes_of_what_is_not_said(tmp_path: Path) -> None:
+    """On AWS Ray looks a machine's resources up, and has two workers; who is the head must be said."""
+    data = copy.deepcopy(FILLED)
+    worker = data["available_node_types"]["worker"]
+    worker["resources"] = {}
+    del data["max_workers"], worker["max_workers"]
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(data))
+    assert load(str(path)).workers == [Workers("worker", most=2, cpus=None, gpus=None, memory=None)]
+    filled = prepare_config(data)
+    assert filled["max_workers"] == filled["available_node_types"]["worker"]["max_workers"] == 2
+    worker["resources"] = {"CPU": 4}
+    data["provider"] = {"type": "gcp"}
+    path.write_text(yaml.safe_dump(data))
+    assert load(str(path)).workers == [Workers("worker", most=2, cpus=4, gpus=0, memory=None)]
+    del data["head_node_type"]
+    path.write_text(yaml.safe_dump(data))
+    assert load(str(path)).workers == []
+
+
 def test_no_cluster_file(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
+    with pytest.raises(SpecError, match=r"there is no such file; give the path or URL of a cluster file"):
+        load(str(path))
     path.write_text("- a list\n")
     with pytest.raises(SpecError, match=r"cluster.yaml: is no mapping; give a cluster file"):
         load(str(path))

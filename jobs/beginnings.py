@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import TypeVar
 
-from pipeline import logs
+from pipeline import logs, storage
 from schemas.model import Model
+from schemas.spec import ExtractSpec
 
 M = TypeVar("M", bound=Model)
 logger = logging.getLogger("gatehouse")
@@ -30,6 +31,30 @@ def absolute_sources(model: M) -> M:
     found = {name: getattr(model, name) for name in _SOURCES if getattr(model, name, None)}
     local = {name: path for name, path in found.items() if path != "embedded" and os.path.exists(path)}
     return model.model_copy(update={name: os.path.abspath(path) for name, path in local.items()})
+
+
+def absolute_spec(spec: ExtractSpec) -> ExtractSpec:
+    """Local paths made absolute, since actors work in other folders."""
+    backbone = absolute_sources(spec.backbone)
+    groups = [
+        group.model_copy(
+            update={"techniques": [absolute_sources(technique) for technique in group.techniques]}
+        )
+        for group in spec.groups
+    ]
+    captions = spec.input.captions and storage.absolute(spec.input.captions)
+    selection = spec.selection
+    if selection is not None:
+        selection = selection.model_copy(update={"url": storage.absolute(selection.url)})
+    return spec.model_copy(
+        update={
+            "store": storage.absolute(spec.store),
+            "backbone": backbone,
+            "groups": groups,
+            "selection": selection,
+            "input": spec.input.model_copy(update={"captions": captions}),
+        }
+    )
 
 
 def warn_of_other_libraries(stored: Mapping[str, str], now: Mapping[str, str], what: str, so: str) -> None:

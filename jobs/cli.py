@@ -374,7 +374,11 @@ def gc(
     store: Store,
     dry_run: DryRun = False,
     abandoned: Annotated[
-        bool, typer.Option("--abandoned", help="Also attempts without an outcome; no job may be running.")
+        bool,
+        typer.Option(
+            "--abandoned",
+            help="Also attempts without an outcome; no job, and no actor of a driver that was cut off, may be running.",
+        ),
     ] = False,
 ) -> None:
     """Remove what lost and dead attempts left behind."""

@@ -24,7 +24,8 @@ def run(store: str, *, dry_run: bool, abandoned: bool) -> int:
         store: folder or URL.
         dry_run: only say what would be removed.
         abandoned: also attempts without an outcome, leases and unfinished objects. No job may be running: the store is
-            leased for this, so that none starts meanwhile.
+            leased for this, so that none starts meanwhile. Actors whose driver is paused or cut off show no sign of
+            life, and what they have in hand would be lost: their Ray job must be gone.
 
     Raises:
         StoreError: no store there, or one of another schema version.
@@ -62,6 +63,7 @@ def _collect(store: str, *, dry_run: bool, abandoned: bool) -> gc.Findings:
     if abandoned and not dry_run:
         with driving(store, "exclusive", _LEASE_TTL_S) as driver:
             findings = gc.find(store, abandoned=True, driver=driver.me.driver)
+            driver.keep_on()
             gc.remove(store, findings)
         return findings
     findings = gc.find(store, abandoned=abandoned)

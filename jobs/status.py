@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from jobs.endings import DONE
 from jobs.report import duration, size
 from pipeline.status import look
 from schemas.status import DriverSeen, Status
-
-DONE = 0
-"""Exit code."""
 
 
 def run(store: str, *, shards: Sequence[str], usd_per_hour: float | None, as_json: bool) -> int:
@@ -36,7 +35,7 @@ def run(store: str, *, shards: Sequence[str], usd_per_hour: float | None, as_jso
     console = Console()
     table = Table(show_header=False, title=_headline(found))
     for name, text in _lines(found):
-        table.add_row(name, text)
+        table.add_row(name, Text(text))  # which may hold brackets that are no markup
     console.print(table)
     for note in found.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)

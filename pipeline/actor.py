@@ -19,6 +19,7 @@ from pipeline.meter import Meter, Span
 from pipeline.metrics import Exporter, WorkerMetrics
 from pipeline.probe import Probe, measure
 from pipeline.shards import Shard
+from pipeline.store import check_shared
 from pipeline.worker import Task, Worker
 from schemas.receipts import Manifest
 from schemas.spec import ExtractSpec
@@ -54,7 +55,8 @@ class ExtractActor:
     ) -> None:
         if watch.json_logs:
             logs.configure(json_lines=True)
-        self._spec, self._device = spec, device
+        self._spec, self._manifest, self._device = spec, manifest, device
+        self._shared = False  # the store may not be there yet
         check_weights(spec, manifest)
         self._engine = make_engine(spec, manifest.arrays, device)
         self._meter = Meter(watch.spans)
@@ -72,6 +74,9 @@ class ExtractActor:
 
     async def extract(self, task: Task) -> Outcome:
         """Do a task behind those that are in hand."""
+        if not self._shared:
+            await asyncio.to_thread(check_shared, self._spec.store, self._manifest)
+            self._shared = True
         return await asyncio.wrap_future(self._worker.submit(task))
 
     async def progress(self) -> Progress:

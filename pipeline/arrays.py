@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from zarr.abc.store import Store
@@ -30,8 +31,8 @@ def open_zarr(url: str, *, read_only: bool) -> Store:
     if isinstance(fs, LocalFileSystem):
         return LocalStore(path, read_only=read_only)
     if isinstance(fs, AsyncFileSystem):
-        own = type(fs)(**fs.storage_options | {"asynchronous": True})  # awaited on zarr's own event loop
-        return FsspecStore(fs=own, path=path, read_only=read_only)
+        # In threads: awaited on zarr's own event loop, it would be a second client, which nobody closes.
+        return FsspecStore(fs=AsyncFileSystemWrapper(fs, asynchronous=True), path=path, read_only=read_only)
     return FsspecStore.from_url(url, read_only=read_only)
 
 

@@ -22,13 +22,12 @@ from pipeline import arrays, claims, ledger, storage, tables
 from pipeline.batches import Assignment, Record, ShardEnd
 from pipeline.blocks import Block, BlockAssembler
 from pipeline.meter import Meter
+from pipeline.records import index_table
 from schemas.layout import (
-    BOX,
     MARKERS,
     OBJECTS_SCHEMA,
     attempt_path,
     block_path,
-    index_schema,
     marker_name,
 )
 from schemas.receipts import ArrayLayout, FileRef, Manifest, Marker
@@ -167,40 +166,6 @@ class Attempt:
         with self._lock:
             self.bytes_written += ref.size
         return ref
-
-
-def index_table(
-    manifest: Manifest, records: Sequence[Record], assignment: Assignment, attempt: str
-) -> pa.Table:
-    """Records as the index's columns."""
-    schema = index_schema(manifest.groups, scores=manifest.scored)
-    lines = [
-        {
-            "row": record.row,
-            "shard": assignment.shard.id,
-            "key": record.key,
-            "position": record.position,
-            "round": assignment.round,
-            "attempt": attempt,
-            "status": record.status,
-            "reason": None if record.status == "ok" else record.outcome,
-            "detail": record.detail or None,
-            "caption": record.caption,
-            "height": record.height,
-            "width": record.width,
-            "box": None if record.box is None else dict(zip(BOX.names, record.box, strict=True)),
-            "sha256": record.sha256,
-            "groups": {group: _group_outcome(record, group) for group in manifest.groups},
-            "scores": {group: record.scores.get(group) for group in manifest.groups},
-        }
-        for record in records
-    ]
-    return pa.Table.from_pylist(lines, schema=schema)
-
-
-def _group_outcome(record: Record, group: str) -> dict[str, str | None]:
-    reason = record.reason or record.groups.get(group)
-    return {"status": "ok" if reason is None else "failed", "reason": reason}
 
 
 def _vectors(layouts: Sequence[ArrayLayout]) -> dict[tuple[str, str], int]:

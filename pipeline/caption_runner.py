@@ -65,6 +65,7 @@ class RayCaptions:
         # Two calls at once, so that an actor answers while it captions.
         self._pool = ActorPool(spec.cluster, CaptionActor, _Slot, max_concurrency=2)
         self.actors, self.device = self._pool.share.actors, self._pool.share.device
+        cluster.warn_of_local_paths([spec.captions, spec.model.source])
         self._arguments = (spec, manifest, self._pool.share.device)
 
     def preview(self, shard: Shard) -> Preview:

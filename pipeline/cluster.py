@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ def connect(cluster: Cluster) -> Share:
 
     Raises:
         ValueError: Ray was started here, and the machine has not what one actor needs.
-        ConnectionError: no cluster answers at the address.
+        OSError: no cluster answers at the address, or Ray could not be started here.
     """
     started_here = _init(cluster.address)
     resources = ray.cluster_resources()
@@ -53,6 +54,19 @@ def connect(cluster: Cluster) -> Share:
         "device %s: %d actors on a cluster of %d CPUs and %d GPUs", device, actors, cpus, gpus
     )
     return Share(device, actors, 1 if device == "cuda" else -(-actors // nodes), started_here)
+
+
+def warn_of_local_paths(urls: Iterable[str]) -> None:
+    """Say which paths every machine of the cluster must see alike, where there are several machines."""
+    machines = len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+    local = [url for url in urls if url.startswith(("/", "./", "../", "~", "file:"))]
+    if machines > 1 and local:
+        logging.getLogger("gatehouse").warning(
+            "the cluster has %d machines, and all of them must find the same under %s: a folder that they share, or"
+            " give URLs",
+            machines,
+            ", ".join(local),
+        )
 
 
 def needs(cluster: Cluster, device: str) -> str:
@@ -102,5 +116,13 @@ def _init(address: str | None) -> bool:
         }
     else:
         options["address"] = address or "auto"
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except (RuntimeError, OSError) as error:
+        if not alone:
+            raise
+        raise OSError(
+            f"Ray could not be started on this machine: {error}; it needs a temporary folder with free space and a"
+            " short path: RAY_TMPDIR names one"
+        ) from error
     return alone

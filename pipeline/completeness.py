@@ -1,19 +1,25 @@
 """Whether a store is finished, as far as it says itself: for those who would read a part for the whole.
 
 A store does not list what its input is. What can be told: that nothing is committed, that a limit cut a shard, that a
-driver is at work or died, that no run has ended yet, and that the last one ended before its work was done.
+driver is at work or died since the last run ended, that no run has ended yet, and that the last one ended before its
+work was done.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from pipeline import storage
+from fsspec import AbstractFileSystem
+from pydantic import ValidationError
+
+from pipeline import storage, times
 from pipeline.reader import FeatureStore
 from schemas.layout import DRIVERS, RUNS
+from schemas.lease import Heartbeat
 from schemas.receipts import RunRecord
 
-_ALL_OUTCOMES = (0, 3)
+FINISHED = (0, 3)
 """Exit codes of runs after which every shard has an outcome; 3: some were set aside."""
 
 
@@ -28,7 +34,7 @@ class Completeness:
     drivers: list[str]
     """Those that have not said that they ended: at work, or dead."""
     last_run: RunRecord | None
-    """The run that began last, of those that have ended; None where none has."""
+    """The run that ended last; None where none has."""
 
     @property
     def gaps(self) -> list[str]:
@@ -45,7 +51,7 @@ class Completeness:
             )
         if self.last_run is None:
             found.append("no run over it has ended yet")
-        elif self.last_run.exit_code not in _ALL_OUTCOMES:
+        elif self.last_run.exit_code not in FINISHED:
             found.append(f"its last run ended with code {self.last_run.exit_code}: {self.last_run.outcome}")
         return found
 
@@ -55,12 +61,39 @@ def completeness(store: FeatureStore) -> Completeness:
     shards = store.ledger.shards
     cut = sorted(shard for shard, state in shards.items() if not state.complete)
     fs, root = storage.open_fs(store.url)
-    drivers = [name.partition(".")[0] for name in storage.names(fs, f"{root}/{DRIVERS}")]
-    return Completeness(len(shards), cut, drivers, _last_run(store.url))
+    found = _newest_run(fs, root)
+    if found is None:
+        return Completeness(len(shards), cut, _drivers(fs, root, since=-math.inf), None)
+    ended, name = found
+    run = RunRecord.model_validate_json(fs.cat_file(f"{root}/{RUNS}/{name}"))
+    return Completeness(len(shards), cut, _drivers(fs, root, since=ended), run)
 
 
-def _last_run(url: str) -> RunRecord | None:
+def finished(url: str) -> bool:
+    """Whether the run of a store that ended last left nothing undone."""
     fs, root = storage.open_fs(url)
-    names = [name for name in storage.names(fs, f"{root}/{RUNS}") if name.endswith(".json")]
-    # Names begin with the time at which a run started.
-    return RunRecord.model_validate_json(fs.cat_file(f"{root}/{RUNS}/{names[-1]}")) if names else None
+    if (found := _newest_run(fs, root)) is None:
+        return False
+    return RunRecord.model_validate_json(fs.cat_file(f"{root}/{RUNS}/{found[1]}")).exit_code in FINISHED
+
+
+def _newest_run(fs: AbstractFileSystem, root: str) -> tuple[float, str] | None:
+    """When the run that ended last did so, by the store's clock, and its record's name."""
+    written = times.written(fs, f"{root}/{RUNS}")
+    return max(((time, name) for name, time in written.items() if name.endswith(".json")), default=None)
+
+
+def _drivers(fs: AbstractFileSystem, root: str, since: float) -> list[str]:
+    """Drivers that have not said that they ended, without those that were dead already when a later run ended."""
+    found = []
+    for name, time in times.written(fs, f"{root}/{DRIVERS}").items():
+        try:
+            beat = Heartbeat.model_validate_json(fs.cat_file(f"{root}/{DRIVERS}/{name}"))
+        except FileNotFoundError:  # it has ended just now
+            continue
+        except ValidationError:
+            found.append(name.partition(".")[0])
+            continue
+        if time + beat.ttl_s >= since:
+            found.append(beat.driver)
+    return found

@@ -50,7 +50,7 @@ class StoredRows(Dataset[dict[str, Any]]):
         self._store = FeatureStore(url)
         self.taps = list(self._store.taps) if taps is None else list(taps)
         groups = dict.fromkeys(self._store.layout(name).group for name in self.taps)
-        self.index: pa.Table = self._store.good(list(groups)).select(_COLUMNS)
+        self.index: pa.Table = self._store.good(list(groups), _COLUMNS)
         """Key, shard, row, caption, height and width, a line an item."""
         image = self._store.manifest.identity["image"]
         self._image, self._fit = (image["size"][0], image["size"][1]), image["fit"]

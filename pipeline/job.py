@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
-from pipeline import arrays, claims, ledger, storage
+from pipeline import arrays, claims, ledger, storage, todo
 from pipeline.attempt import Attempt, Outcome
 from pipeline.batches import Assignment, ShardEnd
 from pipeline.blocks import BlockAssembler
@@ -25,7 +25,9 @@ Report = Callable[[dict[str, float]], None]
 """Takes the counters of all workers together."""
 
 _ENOUGH_TO_JUDGE = 1000  # rows after which too large a share of bad ones ends the job early
-_COMPACT_EVERY = 256  # commits
+_PATIENCE_S = 600.0  # with a store that does not answer the driver; workers' own requests fail on their own
+_PATIENCE_S = 600.0  # with a store that does not answer the driver
+_COMPACT_EVERY = 256  # commits of this driver's own
 
 
 class Job:
@@ -58,6 +60,9 @@ class Job:
         self.taken_over: Held | None = None
         """Says which other driver has taken the job over, after this one had been silent for too long."""
         self._failed: list[tuple[Task, str, str]] = []
+        self._unreachable_since: float | None = None
+        self._fresh: list[Marker] = []
+        """Committed by this run, and not compacted yet."""
         fs, root = storage.open_fs(spec.store)
         # Several drivers begin apart, since each extent that is claimed already costs a request.
         beside = len(driver.others()) if driver else 0
@@ -77,9 +82,13 @@ class Job:
         if not self.stopping.is_set():
             try:
                 assignment = self.schedule.next(idle=idle)
+                self._unreachable_since = None
             except Held as held:
                 self.taken_over = held
                 self.stopping.set()
+            except OSError as error:
+                self._wait_for_store(error)
+                return None
         if assignment is None:
             if self.schedule.idle:  # others may be waiting for these
                 self.set_aside_failed()
@@ -90,7 +99,7 @@ class Job:
     def succeeded(self, task: Task, outcome: Outcome) -> None:
         """A task's round is decided, by its own attempt or by another's, which may have done less of the shard."""
         self.schedule.succeeded(task.assignment)
-        if not outcome.committed and (rest := _left_by(outcome.marker, task.assignment)):
+        if not outcome.committed and (rest := self._left_by(outcome.marker, task.assignment)):
             self.schedule.add(rest)
         self.counts.update(outcome.marker.counts)
         self.rows += outcome.marker.rows
@@ -99,8 +108,10 @@ class Job:
             self.too_many_bad = True
             self.stopping.set()
         self.set_aside_failed()
-        if self.schedule.done % _COMPACT_EVERY == 0:
-            self.compact()
+        if outcome.committed:
+            self._fresh.append(outcome.marker)
+            if len(self._fresh) % _COMPACT_EVERY == 0 and self.compact(self._fresh):
+                self._fresh = []
 
     def failed(self, task: Task, reason: str, detail: str, *, suspect: bool) -> None:
         """A task failed, or its worker died; after the last try the shard is set aside."""
@@ -108,6 +119,27 @@ class Job:
             self._failed.append((task, reason, detail))
             if self.schedule.done:
                 self.set_aside_failed()
+
+    def _wait_for_store(self, error: OSError) -> None:
+        """Hand out nothing until the store answers the driver again; what workers have in hand goes on meanwhile.
+
+        Raises:
+            OSError: it has not answered for too long.
+        """
+        now = time.monotonic()
+        if self._unreachable_since is None:
+            self._unreachable_since = now
+            logger.warning("the store does not answer, nothing is handed out until it does: %s", error)
+        if now - self._unreachable_since > _PATIENCE_S:
+            raise error
+
+    def _left_by(self, winner: Marker, assignment: Assignment) -> Assignment | None:
+        fs, root = storage.open_fs(self.spec.store)
+        try:
+            return todo.left_by(fs, root, winner, assignment)
+        except OSError as error:  # the next run sees from the store what is left
+            logger.warning("%s: what another driver left of it was not read: %s", winner.shard, error)
+            return None
 
     def interrupted(self, task: Task) -> None:
         """A task was given up through no fault of its own."""
@@ -139,26 +171,22 @@ class Job:
                 self.schedule.set_aside.remove(task.assignment.shard.id)
 
     def finish(self) -> ledger.Ledger:
-        """Set aside what failed, bring the arrays up to what is committed, and return that."""
-        self.set_aside_failed()
+        """Set aside what failed, bring the arrays up to what is committed, and return that.
+
+        What failed is left to whoever has taken the job over, and to the next run where nothing succeeded in this one.
+        """
+        if not self.taken_over and (self.schedule.done or not self.schedule.remaining):
+            self.set_aside_failed()
         committed = ledger.read_ledger(self.spec.store)
         if self.spec.output.maps:  # a driver with an old view may have set their rows back
             last = max((extent for marker in committed.markers for extent in marker.extents), default=-1)
             arrays.ensure_rows(self.spec.store, self.manifest, (last + 1) * self.manifest.rows_per_extent)
         return committed
 
-    def compact(self) -> None:
-        """Derived data: a failure costs readers time, and the next compaction makes up for it."""
+    def compact(self, markers: Sequence[Marker]) -> bool:
+        """Whether a compaction holds them now. Derived data: a failure costs readers time, until it is made up for."""
         try:
-            ledger.compact(self.spec.store, ledger.read_ledger(self.spec.store))
+            return ledger.compact(self.spec.store, markers)
         except OSError as error:
-            logger.warning("compaction failed, to be made up for by a later run: %s", error)
-
-
-def _left_by(winner: Marker, assignment: Assignment) -> Assignment | None:
-    """What another's marker leaves of an assignment: it may have stopped at a limit, or retried other samples."""
-    if assignment.only:
-        return replace(assignment, round=winner.round + 1)
-    if winner.complete or (assignment.stop is not None and winner.stop >= assignment.stop):
-        return None
-    return replace(assignment, round=winner.round + 1, start=winner.stop, done=winner.stop)
+            logger.warning("compaction failed, to be made up for later: %s", error)
+            return False

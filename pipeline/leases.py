@@ -33,6 +33,11 @@ class Held(RuntimeError):
     """Another driver is at work on the store."""
 
 
+def awake() -> float:
+    """Seconds, also those for which the machine was suspended, where the system counts them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Driver:
     """One run of a job on one store.
 
@@ -47,7 +52,7 @@ class Driver:
         self,
         board: Board,
         me: Heartbeat,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = awake,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.me = me
@@ -55,6 +60,10 @@ class Driver:
         self._lock = threading.RLock()  # the thread that renews, and the one that works
         self._renewed = -math.inf  # when the last renewal that succeeded began
         self._ended = False
+        self._welcome = (
+            False  # nobody was in the way when this driver entered, and it has not been silent since
+        )
+        self._silences = 0
         self._held: set[str] = set()
         self._numbers: dict[str, int] = {}  # of our newest leases, also of those that we hold no more
         self._ages: dict[str, float] = {}
@@ -79,7 +88,7 @@ class Driver:
                 " rights to create, replace, read, list and delete objects there"
             ) from error
         watched, before = "", math.inf
-        while (other := self._in_the_way()) is not None:
+        while (other := self._obstacle()) is not None:
             age = self._ages.get(other, 0.0)
             if other == watched and age < before:
                 raise self._refusal(other)
@@ -102,11 +111,18 @@ class Driver:
             ages = self._board.renew(self.me)
             if self._silent():  # others may have counted us dead before this renewal arrived
                 self._held.clear()
+                self._welcome = False
+                self._silences += 1
             self._renewed, self._ages = began, ages
 
     def holds(self, resource: str) -> bool:
         """Whether nobody else can have taken a resource by now."""
         return not self._silent() and resource in self._held
+
+    @property
+    def at_work(self) -> bool:
+        """Whether nobody beside whom this driver may not work can have entered since it did."""
+        return not self._silent() and self._welcome
 
     def take(self, resource: str, first: int = 0) -> str | None:
         """Lease a resource: None when it is this driver's now, else the id of the living driver that holds it.
@@ -126,24 +142,25 @@ class Driver:
                 number += 1
             return None
 
-    def keep_job(self) -> None:
-        """Go on holding the job: nothing to do as long as signs of life succeed.
+    def keep_on(self) -> None:
+        """Go on working: nothing to do as long as signs of life succeed.
 
-        After a silence, whoever else has had the job meanwhile has changed what is left of it, so it is taken anew only
-        where nobody has.
+        After a silence, others may have entered beside whom this driver may not work. An exclusive one takes the job
+        anew only where nobody has had it meanwhile, since whoever had it has changed what is left of it.
 
         Raises:
-            Held: another driver has had the job since this one was silent.
+            Held: another driver has come, or had the job, since this one was silent.
+            OSError: the store cannot be reached, and the silence lasts.
         """
-        if self.holds(JOB):
+        if self.at_work:
             return
         with self._lock:
             if self._silent():
                 self.beat()
-            newest = self._board.newest(JOB)
-            if newest == self._numbers.get(JOB) and JOB not in self._held:
-                self._create(JOB, newest + 1)
-            if JOB not in self._held:
+            if self._welcome:  # the thread that renews was first, and in time
+                return
+            mine = self.me.mode == "shared" or self._board.newest(JOB) == self._numbers.get(JOB)
+            if not mine or self._obstacle() is not None:
                 raise Held(
                     f"store {self._board.url}: this driver gave no sign of life for more than {self.me.ttl_s:.0f} s,"
                     " and another one has taken the job over; this one hands out nothing more"
@@ -176,6 +193,14 @@ class Driver:
                 if self._renewed > -math.inf:  # else there is none, or what went wrong has been said
                     logger.warning("others count this driver as alive for %.0f s: %s", self.me.ttl_s, error)
 
+    def _obstacle(self) -> str | None:
+        """Who is in the way. Where nobody is, this driver is at work, unless it was silent while it looked: `keep_on`
+        looks again then."""
+        before = self._silences
+        found = self._in_the_way()
+        self._welcome = found is None and before == self._silences and not self._silent()
+        return found
+
     def _in_the_way(self) -> str | None:
         """A living driver beside which this one may not work; where there is none, the job is taken if need be.
 
@@ -195,6 +220,7 @@ class Driver:
         self.beat()
         for other in self.others():
             if other.mode == "shared":
+                self._held.discard(JOB)
                 raise self._refusal(other.driver)
         return None
 
@@ -226,8 +252,8 @@ class Driver:
         other = self._known[driver]
         return Held(
             f"store {self._board.url}: another driver is at work there: {self._describe(other)}. Start again when it"
-            " has ended, or give --share to all drivers; one that was killed counts as dead"
-            f" {other.ttl_s + _CLOCK_STEP_S:.0f} s after its last sign of life"
+            f" has ended; one that was killed counts as dead {other.ttl_s + _CLOCK_STEP_S:.0f} s after its last sign of"
+            " life"
         )
 
     def _describe(self, other: Heartbeat) -> str:

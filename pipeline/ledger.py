@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
-from pipeline import storage
+from pipeline import storage, times
 from pipeline.tables import put, read_parquet, to_parquet
-from schemas.layout import COMPACT, MARKERS, index_schema, marker_name, parse_marker
-from schemas.receipts import Compaction, FileRef, Manifest, Marker
+from schemas.layout import COMPACT, MARKERS, marker_name, parse_marker
+from schemas.receipts import Compaction, FileRef, Marker
 
 _READERS = 32
 
@@ -63,6 +61,8 @@ class Ledger:
     """Number of the compaction, -1 for none."""
     fresh: list[Marker]
     """Markers that the compaction does not hold yet."""
+    written: dict[str, float] = field(default_factory=dict)
+    """When each marker was stored, by the name of its object: seconds since 1970, by the store's clock."""
 
     @property
     def markers(self) -> list[Marker]:
@@ -73,63 +73,44 @@ class Ledger:
 def read_ledger(url: str) -> Ledger:
     """Everything committed to a store by now."""
     fs, root = storage.open_fs(url)
-    sequence, compaction, compacted = _latest_compaction(fs, root)
-    names = [
-        name
-        for name in storage.names(fs, f"{root}/{MARKERS}")
-        if parse_marker(name) and name not in compacted
-    ]
+    sequence, compaction, tables = _latest_compaction(fs, root, ["name", "marker"])
+    compacted = {
+        name: Marker.model_validate_json(text)
+        for table in tables
+        for name, text in zip(table["name"].to_pylist(), table["marker"].to_pylist(), strict=True)
+    }
+    written = times.written(fs, f"{root}/{MARKERS}")
+    names = sorted(name for name in written if parse_marker(name) and name not in compacted)
     with ThreadPoolExecutor(_READERS) as pool:
         data = list(pool.map(lambda name: fs.cat_file(f"{root}/{MARKERS}/{name}"), names))
     fresh = [parse(f"{MARKERS}/{name}", text) for name, text in zip(names, data, strict=True)]
     shards: dict[str, ShardState] = {}
     for marker in sorted([*compacted.values(), *fresh], key=lambda marker: marker.round):
         shards.setdefault(marker.shard, ShardState()).markers.append(marker)
-    return Ledger(shards, compaction, sequence, fresh)
+    return Ledger(shards, compaction, sequence, fresh, written)
 
 
-def read_index(url: str, manifest: Manifest, ledger: Ledger) -> pa.Table:
-    """The newest outcome of every sample, and of every shard that failed as such, sorted by shard and position."""
+def compact(url: str, markers: Sequence[Marker]) -> bool:
+    """Put markers, and their indexes, that no compaction holds yet into one file each.
+
+    Of what is compacted already only the names are read, so that a driver does this again and again at little cost.
+    False where another driver's compaction took the number first: it is as good, and what it lacks comes next.
+    """
     fs, root = storage.open_fs(url)
-    refs = [
-        *(ledger.compaction.indexes if ledger.compaction else []),
-        *(marker.index for marker in ledger.fresh),
-    ]
+    last, before, tables = _latest_compaction(fs, root, ["name"])
+    names = {name for table in tables for name in table["name"].to_pylist()}
+    fresh = [marker for marker in markers if marker_name(marker.shard, marker.round) not in names]
+    if not fresh:
+        return True
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda ref: read_parquet(fs, root, ref), refs))
-    schema = index_schema(manifest.groups, scores=manifest.scored)
-    last_round = {shard: state.markers[-1].round for shard, state in ledger.shards.items()}
-    return newest(pa.concat_tables(tables) if tables else schema.empty_table(), last_round)
-
-
-def newest(index: pa.Table, last_round: Mapping[str, int]) -> pa.Table:
-    """Of several rounds' records, the last of each sample; a shard's own record (null key) only from its last round."""
-    index = index.append_column("of_shard", pc.is_null(index["key"]))
-    order = ["shard", "position", "of_shard", "round"]
-    index = index.sort_by([(name, "ascending") for name in order]).combine_chunks()
-    shard, position, of_shard, round_ = (index[name].to_numpy() for name in order)
-    keep = np.ones(len(index), bool)
-    keep[:-1] = (shard[:-1] != shard[1:]) | (position[:-1] != position[1:]) | (of_shard[:-1] != of_shard[1:])
-    for place in np.flatnonzero(of_shard):
-        keep[place] &= round_[place] == last_round[shard[place]]
-    return index.filter(pa.array(keep)).drop_columns("of_shard")
-
-
-def compact(url: str, ledger: Ledger) -> None:
-    """Put the markers and indexes that came since the last compaction into one file each."""
-    if not ledger.fresh:
-        return
-    fs, root = storage.open_fs(url)
-    sequence = ledger.sequence + 1
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda marker: read_parquet(fs, root, marker.index), ledger.fresh))
+        indexes = list(pool.map(lambda marker: read_parquet(fs, root, marker.index), fresh))
     listing = pa.table(
         {
-            "name": [marker_name(marker.shard, marker.round) for marker in ledger.fresh],
-            "marker": [marker.model_dump_json() for marker in ledger.fresh],
+            "name": [marker_name(marker.shard, marker.round) for marker in fresh],
+            "marker": [marker.model_dump_json() for marker in fresh],
         }
     )
-    before = ledger.compaction
+    sequence = last + 1
     name = f"{sequence:08d}-{uuid.uuid4().hex}"
 
     def write(kind: str, table: pa.Table) -> FileRef:
@@ -139,11 +120,10 @@ def compact(url: str, ledger: Ledger) -> None:
         ledgers=[*(before.ledgers if before else []), write("ledger", listing)],
         indexes=[
             *(before.indexes if before else []),
-            write("index", pa.concat_tables(tables)),
+            write("index", pa.concat_tables(indexes)),
         ],
     )
-    # Another driver may take this number first; its compaction is as good, and what is missing from it comes next.
-    storage.create(fs, f"{root}/{COMPACT}/{sequence:08d}.json", after.to_bytes())
+    return storage.create(fs, f"{root}/{COMPACT}/{sequence:08d}.json", after.to_bytes())
 
 
 def parse(path: str, text: bytes) -> Marker:
@@ -161,25 +141,23 @@ def parse(path: str, text: bytes) -> Marker:
         ) from error
 
 
-def _latest_compaction(fs: AbstractFileSystem, root: str) -> tuple[int, Compaction | None, dict[str, Marker]]:
-    """Number and content of the newest compaction that is whole, with the markers in it by file name."""
+def _latest_compaction(
+    fs: AbstractFileSystem, root: str, columns: list[str]
+) -> tuple[int, Compaction | None, list[pa.Table]]:
+    """Number of the newest compaction; content of the newest that is whole, and these columns of its ledgers."""
     numbered = [name for name in storage.names(fs, f"{root}/{COMPACT}") if name.endswith(".json")]
     last = int(numbered[-1].partition(".")[0]) if numbered else -1
-    for name in reversed(numbered):
-        try:
-            compaction = Compaction.model_validate_json(fs.cat_file(f"{root}/{COMPACT}/{name}"))
-            tables = [read_parquet(fs, root, ref) for ref in compaction.ledgers]
-            for ref in compaction.indexes:
-                _check_there(fs, root, ref)
-        except (ValidationError, FileNotFoundError, storage.StorageError):
-            continue
-        markers = {
-            name: Marker.model_validate_json(text)
-            for table in tables
-            for name, text in zip(table["name"].to_pylist(), table["marker"].to_pylist(), strict=True)
-        }
-        return last, compaction, markers
-    return last, None, {}
+    with ThreadPoolExecutor(_READERS) as pool:
+        for name in reversed(numbered):
+            try:
+                compaction = Compaction.model_validate_json(fs.cat_file(f"{root}/{COMPACT}/{name}"))
+                tables = list(pool.map(lambda ref: read_parquet(fs, root, ref, columns), compaction.ledgers))
+                for _ in pool.map(lambda ref: _check_there(fs, root, ref), compaction.indexes):
+                    pass  # consuming the results raises whatever is wrong
+            except (ValidationError, FileNotFoundError, storage.StorageError):
+                continue
+            return last, compaction, tables
+    return last, None, []
 
 
 def _check_there(fs: AbstractFileSystem, root: str, ref: FileRef) -> None:

@@ -1,9 +1,12 @@
 """What a run on Ray tells a monitoring system: every metric with its unit, and the way from a worker's counters to it.
 
 Ray adds a prefix and labels of its own (`NodeAddress`, `WorkerId`) and serves all of a node's metrics at its metrics
-port in Prometheus' format; `infra/grafana` has a dashboard of them. Each actor and the driver report themselves, so
-totals are sums over series. The last seconds before a process ends may be missing: what a store holds is what
-`gatehouse status` says, not a sum of counters.
+port in Prometheus' format. The ports change; Ray writes a configuration that finds them on the head, for
+`prometheus --config.file=/tmp/ray/session_latest/metrics/prometheus/prometheus.yml`. `infra/grafana` has a dashboard.
+
+Each actor and the driver report themselves, so totals are sums over series. Ray goes on showing the counters of those
+that have ended, so what happened in a time is what each series grew by, from nothing where it began then. The last
+seconds before a process ends may be missing: what a store holds is what `gatehouse status` says, not a sum of counters.
 
 No label ever has a value that depends on the data but `reason`, of which there are some thirty.
 """

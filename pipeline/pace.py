@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from fsspec import AbstractFileSystem
-
-from pipeline import times
 from pipeline.ledger import Ledger, ShardState
 from pipeline.listing import Shard
-from schemas.layout import MARKERS, marker_name
+from schemas.layout import marker_name
 from schemas.receipts import RunRecord
-from schemas.status import DriverSeen, Left, Rate
+from schemas.status import Left, Rate
 
 _RECENT_S = 3600.0  # of commits that the rate of a run at work is made of
 
@@ -26,24 +24,58 @@ class Commit(NamedTuple):
     rows: int
 
 
-def commits(fs: AbstractFileSystem, root: str, committed: Ledger) -> list[Commit]:
+@dataclass(frozen=True)
+class Stretch:
+    """A time in which one or more runs were at work, by their drivers' clocks."""
+
+    began: float
+    ended: float
+    images: int
+
+    @property
+    def seconds(self) -> float:
+        """Of the clock, however many runs there were."""
+        return self.ended - self.began
+
+
+def commits(committed: Ledger) -> list[Commit]:
     """Of all markers, in the order of time."""
     rows = {marker_name(marker.shard, marker.round): marker.rows for marker in committed.markers}
-    written = times.written(fs, f"{root}/{MARKERS}")
-    return sorted(Commit(time, rows[name]) for name, time in written.items() if name in rows)
+    return sorted(Commit(time, rows[name]) for name, time in committed.written.items() if name in rows)
 
 
-def rate(
-    committed: Sequence[Commit], runs: Sequence[tuple[float, RunRecord]], drivers: Sequence[DriverSeen]
-) -> Rate | None:
-    """Of what has been committed since the last run ended, and since who is at work began; else of the last run."""
-    began = [datetime.fromisoformat(driver.started).timestamp() for driver in drivers if driver.alive]
-    since = max([*(time for time, _ in runs), *([min(began)] if began else [])], default=0.0)
+def stretches(runs: Sequence[RunRecord]) -> list[Stretch]:
+    """Runs that overlapped, as drivers that share a job do, together; in the order of time."""
+    found: list[Stretch] = []
+    for run in sorted(runs, key=_began):
+        one = Stretch(_began(run), _began(run) + run.seconds, run.images)
+        if found and one.began <= found[-1].ended:
+            last = found.pop()
+            one = Stretch(last.began, max(last.ended, one.ended), last.images + one.images)
+        found.append(one)
+    return found
+
+
+def _began(run: RunRecord) -> float:
+    return datetime.fromisoformat(run.started).timestamp()
+
+
+def rate(committed: Sequence[Commit], runs: Sequence[tuple[float, RunRecord]], taken: float) -> Rate | None:
+    """Of what has been committed since the last run ended, or since the job was last taken; else of the last runs.
+
+    Args:
+        committed: in the order of time.
+        runs: with the time when each ended.
+        taken: when an exclusive driver last took the job.
+    """
+    since = max([taken, *(time for time, _ in runs)], default=0.0)
     if found := recent_rate([commit for commit in committed if commit.time > since]):
         return Rate(rows_per_s=found[0], source="commits", over_s=found[1])
-    for _, run in reversed(runs):
-        if run.images and run.seconds:
-            return Rate(rows_per_s=run.images / run.seconds, source="last-run", over_s=run.seconds)
+    for stretch in reversed(stretches([run for _, run in runs])):
+        if stretch.images and stretch.seconds:
+            return Rate(
+                rows_per_s=stretch.images / stretch.seconds, source="last-run", over_s=stretch.seconds
+            )
     return None
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -21,6 +21,7 @@ from pipeline.metrics import DriverMetrics, Exporter, RestartReason
 from pipeline.probe import Probe
 from pipeline.schedule import JobFailed
 from pipeline.shards import Shard
+from pipeline.store import StoreError
 from pipeline.trace import Trace, spans_each
 from pipeline.worker import Task
 from schemas.receipts import Manifest
@@ -61,11 +62,15 @@ class RayRunner:
         trace: takes what actors tell of their stages.
     """
 
+    actor: ClassVar[type] = ExtractActor
+
     def __init__(self, spec: ExtractSpec, manifest: Manifest, trace: Trace | None = None) -> None:
         self._spec, self._trace = spec, trace
-        self._pool = ActorPool(spec.cluster, ExtractActor, _Slot)
+        self._pool = ActorPool(spec.cluster, self.actor, _Slot)
         share = self._pool.share
         self.actors, self.actors_per_device, self.device = share.actors, share.actors_per_device, share.device
+        shards = [spec.input.shards] if isinstance(spec.input.shards, str) else spec.input.shards
+        cluster.warn_of_local_paths([spec.store, spec.backbone.source, *shards])
         requests = max(1, spec.cluster.max_requests // self.actors)
         self._metrics = DriverMetrics(Exporter())
         watch = Watch(0 if trace is None else spans_each(share.actors), logs.wants_json())
@@ -187,6 +192,8 @@ class RayRunner:
                 f"{shard}: out of memory at batch_size {batch_size} ({error}); lower backbone.batch_size,"
                 f" at first to {max(1, batch_size // 2)}"
             )
+        if isinstance(error, StoreError):  # what this node does would be lost, and nobody would miss it
+            raise JobFailed(str(error))
         reason = "io-error" if isinstance(error, OSError) else "worker-error"
         logger.warning("%s: %s: %s", shard, reason, error, extra={"shard": shard, "reason": reason})
         slot.failures += 1

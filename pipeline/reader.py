@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import ledger, storage
+from pipeline.index import Where, read_index
 from pipeline.rows import RowReader
 from pipeline.store import read_manifest
 from schemas.receipts import ArrayLayout, FileRef, Manifest
@@ -47,33 +48,43 @@ class FeatureStore:
 
     @functools.cached_property
     def index(self) -> pa.Table:
-        """One record a sample, its newest outcome; columns are those of `schemas.layout.index_schema`."""
-        return ledger.read_index(self.url, self.manifest, self.ledger)
+        """One record a sample, its newest outcome; columns are those of `schemas.layout.index_schema`.
+
+        All of it is in memory, some 300 bytes a row: for many millions of rows, use `good` with the columns you need.
+        """
+        return read_index(self.url, self.manifest, self.ledger)
 
     @property
     def taps(self) -> dict[str, ArrayLayout]:
         """What is stored, by `group/tap`: shapes of a row and dtypes."""
         return {f"{array.group}/{array.tap}": array for array in self.manifest.arrays}
 
-    def good(self, groups: Sequence[str] | None = None) -> pa.Table:
+    def good(self, groups: Sequence[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The index's records of rows that are good in some groups (default: in all), by shard and position.
+
+        Args:
+            groups: of the store.
+            columns: of the index; others are not read.
 
         Raises:
             KeyError: a group that is not stored.
         """
-        outcomes = self.index["groups"]
-        good = pc.is_valid(self.index["row"])
+        good = pc.field("row").is_valid()
         for group in self.manifest.groups if groups is None else groups:
             if group not in self.manifest.groups:
                 raise KeyError(
                     f"store {self.url} has no group {group!r}, only {', '.join(self.manifest.groups)}"
                 )
-            good = pc.and_(good, pc.equal(pc.struct_field(outcomes, [group, "status"]), "ok"))
-        return self.index.filter(good).combine_chunks()
+            good &= pc.field("groups", group, "status") == "ok"
+        if "index" in vars(self):  # all of it is in memory already
+            found = self.index.filter(good)
+            return (found if columns is None else found.select(columns)).combine_chunks()
+        return read_index(self.url, self.manifest, self.ledger, columns, Where(["row", "groups"], good))
 
     def rows(self, group: str | None = None) -> NDArray[np.int64]:
         """Rows that are good, in all groups or in one, in the order of shard and position."""
-        rows: NDArray[np.int64] = self.good(None if group is None else [group])["row"].to_numpy()
+        good = self.good(None if group is None else [group], ["row"])
+        rows: NDArray[np.int64] = good["row"].to_numpy()
         return rows
 
     def read(self, rows: Sequence[int] | NDArray[np.int64], taps: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -111,7 +122,7 @@ class FeatureStore:
             raise ValueError(
                 f"store {self.url} holds no pooled vectors (output.pooled was false); use `read`"
             )
-        rows = self.good(list(dict.fromkeys(self.layout(name).group for name in taps)))["row"]
+        rows = self.good(list(dict.fromkeys(self.layout(name).group for name in taps)), ["row"])["row"]
         schema = pa.schema([("row", pa.int64()), *((name, pa.binary()) for name in taps)])
         refs = [marker.pooled for marker in self.ledger.markers if marker.pooled is not None]
         with ThreadPoolExecutor(_READERS) as pool:
@@ -142,7 +153,7 @@ class FeatureStore:
     @functools.cached_property
     def _committed(self) -> NDArray[np.int64]:
         """Sorted."""
-        return np.sort(self.index["row"].drop_null().to_numpy())
+        return np.sort(self.good([], ["row"])["row"].to_numpy())
 
     def layout(self, name: str) -> ArrayLayout:
         """What is stored under a name.

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 
-from pipeline import storage
+from pipeline import ledger, storage, todo
 from pipeline.batches import Assignment
 from pipeline.leases import Driver
 from pipeline.schedule import Schedule
@@ -44,8 +44,9 @@ class ExclusiveSchedule(Schedule[Assignment]):
 
         Raises:
             Held: another driver has taken the job over.
+            OSError: the store could not be asked; nothing was handed out.
         """
-        self._driver.keep_job()
+        self._driver.keep_on()
         return super().next(idle=idle)
 
 
@@ -77,41 +78,65 @@ class SharedSchedule(Schedule[Assignment]):
         return super().remaining + len(self._elsewhere)
 
     def next(self, *, idle: bool) -> Assignment | None:
-        """As `Schedule.next`, of those that no other driver does or has done."""
+        """As `Schedule.next`, of those that no other driver does or has done.
+
+        Raises:
+            Held: an exclusive driver has come while this one was silent.
+            OSError: the store could not be asked; nothing was handed out.
+        """
+        self._driver.keep_on()
         if self._elsewhere and time.monotonic() >= self._next_look:
             self._look()
         while (assignment := super().next(idle=idle)) is not None:
-            holder = self._driver.take(shard_lease(assignment.shard.id, assignment.round))
-            if holder is None and not self._is_done(assignment):
+            try:
+                holder = self._driver.take(shard_lease(assignment.shard.id, assignment.round))
+                rest = assignment if holder else self._rest(assignment)
+            except OSError:
+                self.interrupted(assignment)
+                raise
+            if holder is None and rest == assignment:
                 return assignment
             self._running -= 1
-            if holder is None:
-                self.by_others += 1
-            else:
+            if holder is not None:
                 self._elsewhere.append((assignment, holder))
+            elif rest is not None:
+                self._pending.append(rest)
+            else:
+                self.by_others += 1
         return None
 
-    def _is_done(self, assignment: Assignment) -> bool:
-        """Whether it was committed before its lease became free."""
-        return bool(self._fs.exists(f"{self._root}/{MARKERS}/{_marker(assignment)}"))
+    def _rest(self, assignment: Assignment) -> Assignment | None:
+        """What of it is still to do; others may have committed it before its lease became free."""
+        name = _marker(assignment)
+        try:
+            text = self._fs.cat_file(f"{self._root}/{MARKERS}/{name}")
+        except FileNotFoundError:
+            return assignment
+        return todo.left_by(self._fs, self._root, ledger.parse(f"{MARKERS}/{name}", text), assignment)
 
     def _look(self) -> None:
         """Drop what others have committed, and take back what was held by drivers that are dead."""
         began = time.monotonic()
         done = set(storage.names(self._fs, f"{self._root}/{MARKERS}"))
         before = self.remaining
-        self._pending = deque(one for one in self._pending if _marker(one) not in done)
-        elsewhere, self._elsewhere = self._elsewhere, []
-        for one, holder in elsewhere:
-            if _marker(one) in done:
-                continue
-            if self._driver.seems_alive(holder):
+        self._pending = deque(self._undone(self._pending, done))
+        holders = dict(self._elsewhere)
+        self._elsewhere = []
+        for one in self._undone(holders, done):
+            if (holder := holders.get(one)) and self._driver.seems_alive(holder):
                 self._elsewhere.append((one, holder))
             else:
                 self._pending.append(one)
         self.by_others += before - self.remaining
         now = time.monotonic()
         self._next_look = now + max(_LOOK_EVERY_S, (now - began) / _LOOK_SHARE)
+
+    def _undone(self, assignments: Iterable[Assignment], done: Container[str]) -> list[Assignment]:
+        """Without those that have a marker; only of a retry may that leave something, and it costs a request to see."""
+        rests = (
+            one if _marker(one) not in done else self._rest(one) if one.only else None for one in assignments
+        )
+        return [rest for rest in rests if rest is not None]
 
 
 def _marker(assignment: Assignment) -> str:

@@ -16,10 +16,11 @@ from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
 from pipeline import ledger, pace, storage, times
+from pipeline.index import read_index
 from pipeline.ledger import Ledger, ShardState
 from pipeline.listing import Shard, list_shards
 from pipeline.store import read_manifest
-from schemas.layout import DRIVERS, RUNS
+from schemas.layout import DRIVERS, JOB, LEASES, RUNS
 from schemas.lease import Heartbeat
 from schemas.receipts import Manifest, Receipt, RunRecord
 from schemas.spec import Input
@@ -45,13 +46,13 @@ def look(url: str, patterns: Sequence[str] = (), usd_per_hour: float | None = No
     manifest, committed = read_manifest(url), ledger.read_ledger(url)
     fs, root = storage.open_fs(url)
     now, notes = times.now(fs, root), list[str]()
-    commits = pace.commits(fs, root, committed)
+    commits = pace.commits(committed)
     runs = _objects(fs, root, RUNS, RunRecord, notes)
     drivers = _drivers(fs, root, now, notes)
     inputs = _inputs(manifest, patterns, committed, notes)
     rows = _rows(url, manifest, committed, None if inputs is None else pace.left_rows(inputs, committed))
-    rate = pace.rate(commits, runs, drivers)
-    worked = sum(run.seconds for _, run in runs)
+    rate = pace.rate(commits, runs, _taken(fs, root))
+    worked = sum(stretch.seconds for stretch in pace.stretches([run for _, run in runs]))
     return Status(
         store=url,
         at=datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
@@ -102,7 +103,7 @@ def _newest_reasons(url: str, manifest: Manifest, shards: dict[str, ShardState])
     if not shards:
         return Counter()
     markers = [marker for state in shards.values() for marker in state.markers]
-    index = ledger.read_index(url, manifest, Ledger(shards, None, -1, markers))
+    index = read_index(url, manifest, Ledger(shards, None, -1, markers), ["reason"])
     counts = pc.value_counts(pc.fill_null(index["reason"], "ok"))
     return Counter({entry["values"]: entry["counts"] for entry in counts.to_pylist()})
 
@@ -128,6 +129,12 @@ def _inputs(
             f" {shards[0].id}: ids are paths below the folder that all patterns share, so give the job's own pattern"
         )
     return shards
+
+
+def _taken(fs: AbstractFileSystem, root: str) -> float:
+    """When an exclusive driver last took the job."""
+    leases = times.written(fs, f"{root}/{LEASES}")
+    return max((time for name, time in leases.items() if name.startswith(f"{JOB}-")), default=0.0)
 
 
 def _drivers(fs: AbstractFileSystem, root: str, now: float, notes: list[str]) -> list[DriverSeen]:

@@ -6,6 +6,7 @@ one writer win, and `put`, which returns only when what was stored is what was s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -83,10 +84,10 @@ def create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
         except FileExistsError:
             return False
         except OSError as error:
-            if _error_code(error) == "PreconditionFailed":
+            if error_code(error) == "PreconditionFailed":
                 return False
             # S3 asks to try again where others were writing this object: it may be there then, or not.
-            if _error_code(error) != "ConditionalRequestConflict":
+            if error_code(error) != "ConditionalRequestConflict":
                 raise
         time.sleep(0.1 * 2**conflict)
     raise StorageError(
@@ -204,18 +205,25 @@ def _replace_local(path: str, data: bytes) -> None:
 @contextmanager
 def _staged(path: str, data: bytes) -> Iterator[str]:
     """A file beside `path` that holds the data durably, until the context ends."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    staged = os.path.join(folder, f".{uuid.uuid4().hex}.part")
+    staged = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.part")
     try:
+        _write(staged, data, path)
+        yield staged
+    finally:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(staged)
+
+
+def _write(staged: str, data: bytes, path: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(staged), exist_ok=True)
         with open(staged, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        yield staged
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(staged)
+    except OSError as error:
+        full = "; free space there and start again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise StorageError(f"{path}: {len(data)} bytes cannot be written ({error.strerror}){full}") from error
 
 
 def _sync_folder(path: str) -> None:
@@ -226,7 +234,7 @@ def _sync_folder(path: str) -> None:
         os.close(handle)
 
 
-def _error_code(error: BaseException | None) -> str:
+def error_code(error: BaseException | None) -> str:
     """The S3 error code behind an exception that s3fs translated, or an empty string."""
     while error is not None:
         response = getattr(error, "response", None)

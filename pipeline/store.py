@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from pydantic import ValidationError
 
 from pipeline import arrays, storage
@@ -37,6 +39,24 @@ def read_manifest(url: str) -> Manifest:
             f"store {url}: its {MANIFEST} is not of schema version {SCHEMA_VERSION}, the one that this release reads;"
             f" use the release that wrote it ({error.error_count()} differences, first: {error.errors()[0]['msg']})"
         ) from error
+
+
+def check_shared(url: str, manifest: Manifest) -> None:
+    """That a worker's URL leads to its driver's store, and not to a folder of the worker's own machine.
+
+    Raises:
+        StoreError: there is no store, or another one.
+    """
+    try:
+        there = read_manifest(url)
+    except StoreError:
+        there = None
+    if there != manifest:
+        raise StoreError(
+            f"store {url}: host {socket.gethostname()} does not see there what the driver wrote; give an s3:// URL, or"
+            " a folder that all nodes of the cluster share",
+            missing=there is None,
+        )
 
 
 def open_store(url: str, wanted: Manifest) -> Manifest:

@@ -25,8 +25,10 @@ def to_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def read_parquet(fs: AbstractFileSystem, root: str, ref: FileRef) -> pa.Table:
-    """A table of the store, checked against what its receipt says.
+def read_parquet(
+    fs: AbstractFileSystem, root: str, ref: FileRef, columns: list[str] | None = None
+) -> pa.Table:
+    """A table of the store, or some of its columns, checked against what its receipt says.
 
     Raises:
         storage.StorageError: the object is not what was committed.
@@ -36,4 +38,4 @@ def read_parquet(fs: AbstractFileSystem, root: str, ref: FileRef) -> pa.Table:
         raise storage.StorageError(
             f"{ref.path}: {len(data)} bytes that differ from the {ref.size} committed; restore the object"
         )
-    return pq.read_table(pa.BufferReader(data))
+    return pq.read_table(pa.BufferReader(data), columns=columns)

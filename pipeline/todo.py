@@ -7,14 +7,24 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec import AbstractFileSystem
 
 from pipeline.batches import Assignment
+from pipeline.index import Where
 from pipeline.ledger import Ledger
 from pipeline.shards import Shard, count_samples
+from pipeline.tables import read_parquet
+from schemas.receipts import Marker
 from schemas.spec import Input
 
 PASSING_REASONS = ("io-error", "worker-died", "worker-error")
 """Reasons that can pass, which `--retry-failed` tries again unless told otherwise."""
+
+
+INDEX_COLUMNS = ["shard", "key", "position", "reason"]
+"""Of the index, what `failed` looks at."""
+BAD = Where(["reason"], pc.field("reason").is_valid())
+"""The records that it looks at."""
 
 
 class ChangedShard(ValueError):
@@ -115,3 +125,26 @@ def limited(assignments: Sequence[Assignment], limit: int, spec: Input) -> list[
         kept.append(replace(assignment, stop=stop) if rows >= limit else assignment)
         limit -= rows
     return kept
+
+
+def left_by(fs: AbstractFileSystem, root: str, winner: Marker, assignment: Assignment) -> Assignment | None:
+    """What another attempt's marker of the same round leaves of an assignment; None for nothing.
+
+    It may have stopped at a limit, or retried other samples: of a retry, its index says which it did. A sample that it
+    did is not done again, since stored rows are never replaced.
+
+    Raises:
+        OSError: that index could not be read.
+    """
+    if not assignment.only:
+        if winner.complete or (assignment.stop is not None and winner.stop >= assignment.stop):
+            return None
+        return replace(assignment, round=winner.round + 1, start=winner.stop, done=winner.stop)
+    done = set(read_parquet(fs, root, winner.index, ["position"])["position"].to_pylist())
+    start = assignment.start
+    if start is not None and any(position >= start for position in done):
+        start = None
+    only = assignment.only - done
+    if not only and start is None:
+        return None
+    return replace(assignment, round=winner.round + 1, start=start, only=only)

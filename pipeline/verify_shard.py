@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline.ledger import newest
+from pipeline.index import newest
 from pipeline.verify_objects import Fault, Objects, Rows
 from schemas.layout import OBJECTS_SCHEMA, claim_path, index_schema
 from schemas.receipts import Claim, FileRef, Marker

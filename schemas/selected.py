@@ -50,7 +50,7 @@ def _read(url: str) -> bytes:
             return bytes(file.read())
     except FileNotFoundError:
         raise ValueError(f"found {url!r}, and there is no such file; {_CURE}") from None
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # plugins raise their client library's own types
         raise ValueError(f"found {url!r}, which cannot be read: {error}; {_CURE}") from error
 
 

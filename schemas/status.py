@@ -39,7 +39,8 @@ class Rate(Receipt):
 
     rows_per_s: float
     source: Literal["commits", "last-run"]
-    """Of a run that may still be at work, by the times of its commits; or of the last run that has ended."""
+    """Of a run that may still be at work, by the times of its commits; or of the last run that has ended, with those
+    that shared its job."""
     over_s: float
     """Seconds that it was measured over."""
 
@@ -88,7 +89,7 @@ class Status(Receipt):
     runs: int
     """That have ended and left a record; one that was killed leaves none."""
     worked_s: float
-    """Seconds of these runs together."""
+    """Seconds in which at least one of these was at work."""
     spent_usd: float | None
     """For these, at the price given."""
     last_run: RunRecord | None

@@ -138,7 +138,7 @@ def _whole_job(spec: ExtractSpec) -> dict[str, float]:
     finally:
         runner.close()
         ray.shutdown()
-    ledger.compact(spec.store, ledger.read_ledger(spec.store))
+    ledger.compact(spec.store, ledger.read_ledger(spec.store).fresh)
     return steady(trace, images)
 
 

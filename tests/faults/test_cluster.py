@@ -46,5 +46,6 @@ def test_a_node_dies(cluster: Cluster, tmp_path: Path) -> None:
         output, _ = process.communicate(timeout=200)
     assert process.returncode == endings.DONE, output
     assert "2 actors on a cluster of 2 CPUs" in output
+    assert f"3 machines, and all of them must find the same under {store}, {shards}: a folder that" in output
     assert "an actor died" in output
     assert contents(str(store)) == contents(quiet)

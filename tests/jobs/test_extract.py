@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from jobs import endings, extract
 from pipeline import FeatureExtractor, FeatureStore, batches, embedded, todo
+from pipeline.completeness import completeness
 from pipeline.driving import driving
 from pipeline.identity import IdentityError, backbone_fingerprint
 from pipeline.probe import ProbeError
@@ -312,6 +314,38 @@ def test_what_another_driver_stored_meanwhile_is_not_done_again(
     assert run(spec) == endings.DONE
     assert "nothing to do: of 12 samples" in capsys.readouterr().out
     assert len(list((tmp_path / "store" / "claims").iterdir())) == 2
+
+
+def test_a_run_that_was_killed_before_its_record(shards: str, tmp_path: Path) -> None:
+    """All is committed, yet readers take the store for unfinished; the same command says once that it is done."""
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec) == endings.DONE
+    for record in (tmp_path / "store" / "runs").iterdir():
+        record.unlink()
+    assert completeness(FeatureStore(spec.store)).gaps == ["no run over it has ended yet"]
+    assert run(spec) == run(spec) == endings.DONE
+    assert completeness(FeatureStore(spec.store)).gaps == []
+    assert len(list((tmp_path / "store" / "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("where", ["make_plan", "open_store"])
+def test_term_before_any_shard_is_in_work(
+    where: str, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it plans, or waits for a machine for hours: the code says that the command goes on, and no lease stays."""
+    step = getattr(extract, where)
+
+    def slow(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(extract, where, slow)
+    spec = spec_of(str(tmp_path / "store"), shards)
+    assert run(spec) == endings.STOPPED
+    assert "stopped; the same command goes on from here" in caplog.text
+    assert list(tmp_path.glob("store/leases/drivers/*")) == []
+    monkeypatch.setattr(extract, where, step)
+    assert run(spec) == endings.DONE
 
 
 def test_a_limit_cannot_be_shared(shards: str, tmp_path: Path) -> None:

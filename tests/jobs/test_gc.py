@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs import endings, gc
+from pipeline import gc as collect
 from pipeline.batches import Assignment
 from pipeline.driving import driving
+from pipeline.lease_board import Board
 from pipeline.store import StoreError
 from tests.attempts import Draft, make_store, manifest, shard, store_shard
+from tests.pipeline.test_sharing import refuse
 
 
 @pytest.fixture
@@ -55,6 +60,26 @@ def test_nothing_is_taken_for_abandoned_beside_a_driver(url: str, capsys: pytest
         assert gc.run(url, dry_run=False, abandoned=False) == endings.DONE
     assert gc.run(url, dry_run=False, abandoned=True) == endings.DONE
     assert [path.name for path in Path(url).glob("leases/**/*.json")] == ["job-000000.json"]
+
+
+def test_who_lost_its_lease_while_it_looked_removes_nothing(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing can take longer than a lease lasts, and a job may have begun meanwhile."""
+    find = collect.find
+
+    def slow(*arguments: Any, **options: Any) -> collect.Findings:
+        found = find(*arguments, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(Board, "renew", refuse)
+            time.sleep(0.4)
+        with driving(url, "exclusive", 60.0):
+            return found
+
+    monkeypatch.setattr(gc, "_LEASE_TTL_S", 0.3)
+    monkeypatch.setattr(collect, "find", slow)
+    assert gc.run(url, dry_run=False, abandoned=True) == endings.HELD
+    assert blocks(url) == 6
 
 
 def test_nothing_is_written_where_no_store_is(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs import status
+from jobs import endings, status
 from jobs.cli import app
 from schemas.layout import heartbeat_path
 from schemas.status import Status
@@ -17,7 +17,7 @@ from tests.pipeline.test_status import heartbeat, put
 
 def test_for_people(built: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert status.run(str(built / "store"), shards=(), usd_per_hour=3.0, as_json=False) == status.DONE
+    assert status.run(str(built / "store"), shards=(), usd_per_hour=3.0, as_json=False) == endings.DONE
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.replace("│", " ").splitlines()]
     for expected in ("shards done 2 of 2", "rows bad 2", "bad: no-caption 1", "status: done"):
         assert expected in lines
@@ -37,6 +37,16 @@ def test_who_is_at_work_and_what_could_not_be_told(
     assert "status: at work" in output
     assert "node7, process 12, exclusive, since 2026-01-01" in output and "gatehouse extract a.yaml" in output
     assert "note: 1 objects in leases/drivers/ are not of this release" in output
+
+
+def test_brackets_in_a_command_are_no_markup(
+    small_store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    command = "gatehouse extract a.yaml --set 'input.shards=[/data/a.tar]'"
+    put(str(small_store), heartbeat_path("d"), heartbeat(command=command))
+    status.run(str(small_store), shards=(), usd_per_hour=None, as_json=False)
+    assert command in capsys.readouterr().out
 
 
 def test_for_machines(built: Path) -> None:

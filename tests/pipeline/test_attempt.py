@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline import FeatureStore, storage
-from pipeline.attempt import index_table
 from pipeline.batches import Assignment, Record
 from pipeline.geometry import cells, placement
+from pipeline.records import index_table
 from pipeline.shards import BadShard
 from schemas.layout import index_schema
 from tests.attempts import Draft, make_store, manifest, shard, store_shard, value

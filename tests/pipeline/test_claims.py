@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from pipeline import claims, storage
 from schemas.layout import claim_path
 from schemas.receipts import Claim
@@ -25,6 +27,21 @@ def test_racing_attempts_get_different_extents(tmp_path: Path) -> None:
         claim = Claim.model_validate_json((tmp_path / claim_path(extent)).read_bytes())
         assert (claim.extent, claim.attempt) == (extent, f"{number}")
     assert claims.next_free(fs, root) == 40
+
+
+def test_a_good_hint_costs_no_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of 100,000 shards would be listed 100,000 times."""
+    fs, root = storage.open_fs(str(tmp_path))
+
+    def refused(*_: object) -> int:
+        raise AssertionError("listed")
+
+    monkeypatch.setattr(claims, "next_free", refused)
+    assert [claims.claim(fs, root, hint, shard="a.tar", round_=0, attempt=f"{hint}") for hint in (7, 8)] == [
+        7,
+        8,
+    ]
+    assert claims.claim(fs, root, 7, shard="b.tar", round_=0, attempt="beside") == 9
 
 
 def test_a_hint_far_behind_costs_one_listing(tmp_path: Path) -> None:

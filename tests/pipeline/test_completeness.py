@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from pipeline import FeatureStore
-from pipeline.completeness import completeness
+from pipeline.completeness import completeness, finished
+from schemas.layout import heartbeat_path
 from tests import stores
+from tests.pipeline.test_status import heartbeat, put
 
 
 def test_a_finished_store_has_no_gaps(built: Path) -> None:
@@ -33,6 +36,30 @@ def test_a_store_that_is_being_written(small_store: Path) -> None:
             file.unlink()
     found = completeness(FeatureStore(str(small_store)))
     assert found.gaps == ["nothing is committed yet", "no run over it has ended yet"]
+
+
+def test_the_run_that_ended_last_counts(small_store: Path) -> None:
+    """Of drivers that shared a job, one that came late was stopped, and the one that came first finished."""
+    (done,) = (small_store / "runs").iterdir()
+    late = done.parent / f"2999-{done.name}"
+    late.write_text(json.dumps(json.loads(done.read_text()) | {"exit_code": 5, "outcome": "stopped"}))
+    assert completeness(FeatureStore(str(small_store))).gaps == ["its last run ended with code 5: stopped"]
+    assert not finished(str(small_store))
+    os.utime(late, (done.stat().st_mtime - 10,) * 2)
+    assert completeness(FeatureStore(str(small_store))).gaps == [] and finished(str(small_store))
+
+
+def test_a_driver_that_was_dead_when_a_later_run_ended(small_store: Path) -> None:
+    """What it left undone, the later one has done; only `gc --abandoned` would take its heartbeat away."""
+    (done,) = (small_store / "runs").iterdir()
+    ended = done.stat().st_mtime
+    put(str(small_store), heartbeat_path("d"), heartbeat())
+    beat = small_store / heartbeat_path("d")
+    os.utime(beat, (ended - 30,) * 2)
+    (gap,) = completeness(FeatureStore(str(small_store))).gaps
+    assert gap.startswith("driver d is at work, or died"), "it may be one that shares, and beats every 20 s"
+    os.utime(beat, (ended - 61,) * 2)
+    assert completeness(FeatureStore(str(small_store))).gaps == []
 
 
 def test_the_last_run_counts(small_store: Path) -> None:

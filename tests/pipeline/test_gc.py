@@ -130,7 +130,7 @@ def test_a_job_that_runs_after_all(url: str, made_of: Manifest) -> None:
 
 def test_committed_objects_are_never_removed(url: str) -> None:
     """Whatever a future search finds, removal looks again."""
-    ledger.compact(url, ledger.read_ledger(url))
+    ledger.compact(url, ledger.read_ledger(url).fresh)
     before = files(url)
     kept = [path for path in before if path.startswith(("attempts", "features/plain/tap/c", "compact/"))]
     for path in kept:
@@ -143,9 +143,9 @@ def test_committed_objects_are_never_removed(url: str) -> None:
 
 def test_old_compactions(url: str, made_of: Manifest) -> None:
     """The newest stays with all it names; a compaction in the making, with a higher number, stays as well."""
-    ledger.compact(url, ledger.read_ledger(url))
+    ledger.compact(url, ledger.read_ledger(url).fresh)
     store_shard(url, made_of, Assignment(shard("b.tar")), KEYS)
-    ledger.compact(url, ledger.read_ledger(url))
+    ledger.compact(url, ledger.read_ledger(url).fresh)
     folder = Path(url) / "compact"
     newest = json.loads((folder / "00000001.json").read_bytes())
     named = {ref["path"] for ref in newest["ledgers"] + newest["indexes"]}
@@ -165,7 +165,7 @@ def test_old_compactions(url: str, made_of: Manifest) -> None:
 
 def test_a_broken_newest_compaction(url: str, made_of: Manifest) -> None:
     """Readers fall back to the one before, so that is the one to keep."""
-    ledger.compact(url, ledger.read_ledger(url))
+    ledger.compact(url, ledger.read_ledger(url).fresh)
     (Path(url) / "compact" / "00000001.json").write_bytes(b"{")
     before = files(url)
     assert gc.find(url, abandoned=False).garbage == []

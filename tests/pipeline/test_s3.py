@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +67,16 @@ def test_no_credentials_for_arrays() -> None:
     """Zarr's requests are made as everything else's: with the identity of now, and with errors that say what to do."""
     with pytest.raises(StorageError, match="s3://bucket: no credentials found; set AWS_ACCESS_KEY_ID"):
         create_arrays("s3://bucket/store", manifest())
+
+
+@pytest.mark.s3
+def test_no_client_is_left_open(s3: Callable[[], str]) -> None:
+    """Guards against a second client, of zarr's: each command complained of it at its end, in every log."""
+    code = "import zarr, pipeline.arrays as a; zarr.open_group(a.open_zarr({!r}, read_only=False), mode='a')"
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(s3())], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.usefixtures("nobody")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from pipeline import sharing
+from pipeline import FeatureStore, sharing
+from pipeline import job as jobs
 from pipeline.batches import Assignment
 from pipeline.job import Job
+from pipeline.lease_board import Board
 from pipeline.leases import Driver, Held
 from pipeline.sharing import ExclusiveSchedule, SharedSchedule, make_schedule
 from pipeline.verify import Verifier
 from pipeline.worker import Task
-from tests.attempts import Draft, make_store, manifest, shard
+from schemas.lease import Mode
+from tests.attempts import Draft, make_store, manifest, shard, store_shard
 from tests.faults.harness import spec_of
 from tests.pipeline.test_leases import driver
 
@@ -98,6 +102,92 @@ def test_what_was_committed_before_its_lease_became_free_is_not_done_again(url: 
     passing.end()
     assert slow.next_task(idle=True) is None
     assert slow.finished and slow.schedule.by_others == 2
+
+
+def test_a_retry_of_other_samples_leaves_ours(url: str) -> None:
+    """Two drivers share a retry for different reasons: the second one's samples must not be dropped without a word."""
+    store_shard(url, manifest(), Assignment(shard()), KEYS, {"b": "io-error", "c": "worker-died"})
+    drivers = [driver(url, name, "shared", ttl_s=60.0) for name in ("1", "2")]
+    jobs_ = []
+    for one, position in zip(drivers, (1, 2), strict=True):
+        one.enter()
+        retry = Assignment(shard(), round=1, start=None, only=frozenset({position}), done=4)
+        jobs_.append(Job(spec_of(url, "unused"), manifest(), [retry], one))
+    first, second = jobs_
+    task = first.next_task(idle=True)
+    assert task is not None and second.next_task(idle=True) is None
+    retry_of(url, first, task)
+    drivers[0].end()
+    drivers[1].beat()
+    task = second.next_task(idle=True)
+    assert task is not None
+    assert task.assignment == Assignment(shard(), round=2, start=None, only=frozenset({2}), done=4)
+    retry_of(url, second, task)
+    assert second.finished and len(FeatureStore(url).rows()) == 4
+    assert list(Verifier(url, fast=False).faults()) == []
+
+
+def retry_of(url: str, job: Job, task: Task) -> None:
+    """Do the one sample that a task is about."""
+    (position,) = task.assignment.only
+    draft = Draft(url, manifest(), task.assignment, hint=task.hint)
+    draft.write([KEYS[position]])
+    draft.assembler.records[0].position = position
+    job.succeeded(task, draft.commit())
+
+
+@pytest.mark.parametrize("mode", ["exclusive", "shared"])
+def test_a_store_that_does_not_answer_the_driver(
+    url: str, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is handed out or lost, and the job goes on when it answers again; but it does not wait for good."""
+    one = driver(url, "1", mode, ttl_s=0.2)
+    one.enter()
+    job = Job(spec_of(url, "unused"), manifest(), [Assignment(shard())], one)
+    time.sleep(0.25)
+    with monkeypatch.context() as patch:
+        patch.setattr(Board, "renew", refuse)
+        assert job.next_task(idle=True) is job.next_task(idle=True) is None
+        assert job.schedule.remaining == 1 and not job.finished
+        patch.setattr(jobs, "_PATIENCE_S", 0.0)
+        with pytest.raises(OSError, match="SlowDown"):
+            job.next_task(idle=True)
+    task = job.next_task(idle=True)
+    assert task is not None and commit(url, job, task) and job.finished
+
+
+def refuse(*_: object) -> None:
+    raise OSError("SlowDown")
+
+
+def test_a_request_for_a_lease_that_fails(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shard stays where it was."""
+    _, job = enter(url, "1", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Board, "create", refuse)
+        assert job.next_task(idle=True) is None and job.schedule.remaining == 1
+    assert job.next_task(idle=True) is not None
+
+
+def test_what_failed_is_left_to_who_took_the_job_over(url: str) -> None:
+    """The new owner may be at it, and would find it set aside."""
+    slept = driver(url, "slept", ttl_s=0.2)
+    slept.enter()
+    job = Job(
+        spec_of(url, "unused"), manifest(), [Assignment(shard("0.tar")), Assignment(shard("1.tar"))], slept
+    )
+    for _ in range(3):
+        bad = job.next_task(idle=True)
+        assert bad is not None
+        job.failed(bad, "io-error", "reset", suspect=False)
+        slept.beat()
+        if job.schedule.set_aside:
+            break
+        job.schedule._pending.rotate(1)  # the same shard again
+    time.sleep(0.25)
+    driver(url, "other").enter()
+    assert job.next_task(idle=True) is None and job.taken_over
+    assert job.finish().markers == []
 
 
 def test_a_shard_that_fails_is_its_drivers_until_it_is_set_aside(url: str) -> None:

@@ -133,10 +133,12 @@ def test_drivers_and_the_rate_of_the_one_at_work(url: str) -> None:
         )  # fmt: skip
         os.utime(path, (time.time() - age,) * 2)
     put(url, "runs/a.json", run_record(), age_s=600)
-    now = time.time()
     assert (rate := look(url).rate) is not None and rate.rows_per_s == pytest.approx(6 / 400, rel=0.02)
-    began = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(now - 350))
-    put(url, heartbeat_path("d"), heartbeat(started=began), age_s=5)
+    put(url, "leases/job-000000.json", b"{}", age_s=800)
+    put(url, "leases/job-000001.json", b"{}", age_s=350)
+    put(
+        url, heartbeat_path("d"), heartbeat(started="2999-01-01T00:00:00+00:00"), age_s=5
+    )  # its clock is wrong
     put(url, heartbeat_path("e"), heartbeat(driver="e", host="node8"), age_s=100)
     found = look(url)
     assert [(one.host, one.alive) for one in found.drivers] == [("node8", False), ("node7", True)]
@@ -149,11 +151,31 @@ def test_drivers_and_the_rate_of_the_one_at_work(url: str) -> None:
 def test_the_last_run_tells_the_rate_where_nothing_came_after_it(url: str) -> None:
     store_shard(url, manifest(), Assignment(shard()), ["a", "b"])
     put(url, "runs/a.json", run_record(), age_s=-1)
-    put(url, "runs/b.json", run_record(images=0, seconds=3.0, exit_code=5), age_s=-2)
+    put(
+        url,
+        "runs/b.json",
+        run_record(images=0, seconds=3.0, exit_code=5, started="2026-01-01T01:00:00+00:00"),
+        age_s=-2,
+    )
     found = look(url)
     assert found.rate is not None and (found.rate.source, found.rate.rows_per_s) == ("last-run", 0.5)
     assert found.last_run is not None and found.last_run.exit_code == 5
     assert found.worked_s == 103
+
+
+def test_runs_that_shared_a_job_are_paid_for_once(url: str) -> None:
+    """The price is of all that works: four drivers for the same hour are one hour, at their rate together."""
+    for number in range(4):
+        put(url, f"runs/{number}.json", run_record(images=100, seconds=3600.0), age_s=-1)
+    put(
+        url,
+        "runs/later.json",
+        run_record(seconds=0.0, images=0, started="2026-01-02T00:00:00+00:00"),
+        age_s=-1,
+    )
+    found = look(url, usd_per_hour=30.0)
+    assert (found.runs, found.worked_s, found.spent_usd) == (5, 3600, 30)
+    assert found.rate is not None and found.rate.rows_per_s == pytest.approx(400 / 3600)
 
 
 def test_objects_of_another_release_are_counted_and_left_out(url: str) -> None:

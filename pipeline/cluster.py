@@ -11,11 +11,10 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
+from pipeline.logs import wants_json
 from schemas.spec import Cluster
 
-_LOCAL_OBJECT_STORE_BYTES = (
-    80 * 2**20
-)  # receipts pass through it, and GATE's findings; more is spilled to disk
+_LOCAL_OBJECT_STORE_BYTES = 80 * 2**20  # for receipts, and GATE's findings; more is spilled to disk
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,13 @@ def out_of_memory(error: Exception) -> bool:
 def _init(address: str | None) -> bool:
     if ray.is_initialized():
         return False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if wants_json():  # Ray's own lines too
+        logging.getLogger("ray").propagate = True
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+        "configure_logging": not wants_json(),
+    }
     alone = address is None and "RAY_ADDRESS" not in os.environ
     if alone:
         options |= {

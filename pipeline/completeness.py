@@ -94,6 +94,6 @@ def _drivers(fs: AbstractFileSystem, root: str, since: float) -> list[str]:
         except ValidationError:
             found.append(name.partition(".")[0])
             continue
-        if time + beat.ttl_s >= since:
+        if time + beat.patience_s >= since:
             found.append(beat.driver)
     return found

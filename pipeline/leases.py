@@ -26,8 +26,6 @@ from schemas.lease import Heartbeat, Lease
 
 logger = logging.getLogger("gatehouse")
 
-_CLOCK_STEP_S = 1.0  # of object stores, whose times are whole seconds
-
 
 class Held(RuntimeError):
     """Another driver is at work on the store."""
@@ -180,7 +178,7 @@ class Driver:
         if heartbeat is None:  # it has ended just now
             return False
         self._known[driver] = heartbeat
-        return age <= heartbeat.ttl_s + _CLOCK_STEP_S
+        return age <= heartbeat.patience_s
 
     def end(self) -> None:
         """Give up everything at once, so that nobody has to wait for the time to live."""
@@ -252,7 +250,7 @@ class Driver:
         other = self._known[driver]
         return Held(
             f"store {self._board.url}: another driver is at work there: {self._describe(other)}. Start again when it"
-            f" has ended; one that was killed counts as dead {other.ttl_s + _CLOCK_STEP_S:.0f} s after its last sign of"
+            f" has ended; one that was killed counts as dead {other.patience_s:.0f} s after its last sign of"
             " life"
         )
 

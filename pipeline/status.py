@@ -143,7 +143,7 @@ def _drivers(fs: AbstractFileSystem, root: str, now: float, notes: list[str]) ->
         DriverSeen(
             **beat.model_dump(include={"driver", "host", "pid", "mode", "command", "started"}),
             silent_s=max(0.0, now - time),
-            alive=now - time <= beat.ttl_s,
+            alive=now - time <= beat.patience_s,
         )
         for time, beat in _objects(fs, root, DRIVERS, Heartbeat, notes)
     ]

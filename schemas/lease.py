@@ -29,6 +29,11 @@ class Heartbeat(Receipt):
     ttl_s: float = Field(gt=0)
     """Seconds without a sign of life after which others take this driver for dead."""
 
+    @property
+    def patience_s(self) -> float:
+        """How long others wait by the store's clock, which on object stores knows whole seconds only."""
+        return self.ttl_s + 1.0
+
 
 class Lease(Receipt):
     """A driver works on something: on the job as a whole, or on one round of a shard.

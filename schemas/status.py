@@ -57,7 +57,7 @@ class DriverSeen(Receipt):
     silent_s: float
     """Since its last sign of life, by the store's clock."""
     alive: bool
-    """It has given one within its own time to live."""
+    """It has given one in time, as its own time to live says."""
 
 
 class Left(Receipt):

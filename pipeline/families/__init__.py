@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from diffusers import UNet2DConditionModel
 from torch import nn
 
@@ -73,4 +74,5 @@ def for_network(network: nn.Module) -> type[Backbone]:
 
 def load(folder: Path, *, dtype: torch.dtype, device: torch.device | str) -> Backbone:
     """A checkpoint on its device."""
+    transformers.logging.disable_progress_bar()  # of a second, and no line that a log can use
     return family(folder)(folder, dtype=dtype, device=device)

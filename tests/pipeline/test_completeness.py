@@ -58,7 +58,7 @@ def test_a_driver_that_was_dead_when_a_later_run_ended(small_store: Path) -> Non
     os.utime(beat, (ended - 30,) * 2)
     (gap,) = completeness(FeatureStore(str(small_store))).gaps
     assert gap.startswith("driver d is at work, or died"), "it may be one that shares, and beats every 20 s"
-    os.utime(beat, (ended - 61,) * 2)
+    os.utime(beat, (ended - 62,) * 2)
     assert completeness(FeatureStore(str(small_store))).gaps == []
 
 

@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --no-input --disable-pip-version-check --const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-gate test test-browser test-metrics lint format bench benefit clean
+.PHONY: help setup demo demo-gate test test-browser test-metrics test-hosts lint format bench benefit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test-browser: $(VENV)/.stamp-test  ## look at GATE's report in a real browser, i
 
 test-metrics: $(VENV)/.stamp-test  ## ask a real Prometheus all that the dashboard asks, if there is one
 	$(BIN)/python -m pytest tests/infra/test_prometheus.py -rs $(ARGS)
+
+test-hosts: $(VENV)/.stamp-test  ## three nights on a cluster of three hosts, as root (ARGS=-s prints what was said)
+	$(BIN)/python -m pytest tests/faults/test_hosts.py -m hosts -rs $(ARGS)
 
 lint: $(VENV)/.stamp-dev  ## check style, format and types
 	$(BIN)/ruff check .

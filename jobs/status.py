@@ -62,7 +62,10 @@ def _lines(found: Status) -> Iterator[tuple[str, str]]:
         yield f"bad: {reason}", f"{count:,}"
     yield from _pace(found)
     for driver in found.drivers:
-        yield "driver" if driver.alive else "driver, silent", _driver(driver)
+        if (
+            driver.alive or found.shards.left != 0
+        ):  # one that died is of no interest once others have finished
+            yield "driver" if driver.alive else "driver, silent", _driver(driver)
     if (run := found.last_run) is not None:
         yield "last run", f"{run.outcome} (exit code {run.exit_code}), {run.started}, {duration(run.seconds)}"
         spent = "" if found.spent_usd is None else f", {found.spent_usd:,.2f} USD"

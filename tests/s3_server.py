@@ -64,8 +64,10 @@ class Server:
 
 
 @contextmanager
-def serve(folder: Path, identities: Sequence[Identity] = (Identity("admin"),)) -> Iterator[Server]:
-    """Run a server on `folder` until the context ends."""
+def serve(
+    folder: Path, identities: Sequence[Identity] = (Identity("admin"),), address: str = "127.0.0.1"
+) -> Iterator[Server]:
+    """Run a server on `folder`, at one address of this machine, until the context ends."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "identities.json"
     policies = [{"name": one.name, "content": one.policy} for one in identities if one.policy]
@@ -79,8 +81,8 @@ def serve(folder: Path, identities: Sequence[Identity] = (Identity("admin"),)) -
         str(Path(sys.executable).parent / "weed"),
         "server",
         f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
+        f"-ip={address}",
+        f"-ip.bind={address}",
         "-s3",
         f"-s3.port={port}",
         f"-s3.config={config}",
@@ -98,7 +100,7 @@ def serve(folder: Path, identities: Sequence[Identity] = (Identity("admin"),)) -
             command, env=os.environ | _ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
-        server = Server(f"http://127.0.0.1:{port}", identities)
+        server = Server(f"http://{address}:{port}", identities)
         _wait(process, server, log)
         yield server
     finally:

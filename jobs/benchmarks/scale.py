@@ -55,10 +55,10 @@ def main(
             if step is open_index and shards * rows > _WHOLE_INDEX_ROWS:
                 continue
             found[step.__name__] = alone(step, spec)
-            console.print(step.__name__, found[step.__name__])
-    result = {"shards": shards, "rows": shards * rows, "cpus": os.cpu_count(), "steps": found}
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    show(console, result)
+            result = {"shards": shards, "rows": shards * rows, "cpus": os.cpu_count(), "steps": found}
+            out.write_text(json.dumps(result, indent=1) + "\n")
+        show(console, result)
+        console.print(f"results: {out}; removing {place}, which takes minutes where there are many shards")
 
 
 def make_shards(folder: Path, count: int, rows: int) -> str:

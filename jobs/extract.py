@@ -22,7 +22,7 @@ from jobs.endings import (
     interrupted_by_term,
     stop_on_signal,
 )
-from jobs.outcomes import OUTCOMES, already_done, exit_code, keep
+from jobs.outcomes import OUTCOMES, already_done, exit_code, keep, left
 from jobs.report import ProgressReport, show_plan, show_summary
 from pipeline import ledger, probe, storage, todo
 from pipeline.batches import Assignment
@@ -145,8 +145,7 @@ def _run(
     runner = kind(spec, manifest or plan.manifest, trace)
     try:
         if manifest is None or driver is None:
-            with interrupted_by_term():  # Ray has just set a handler of its own
-                measured = runner.probe(plan.shards[:8])
+            measured = runner.probe(plan.shards[:8])
             held = held_bytes(plan.spec, plan.manifest.rows_per_block, plan.row_bytes)
             if driver is None:
                 show_plan(console, plan, measured, runner.actors, held)
@@ -172,16 +171,14 @@ def _drive(console: Console, plan: Plan, runner: RayRunner | SerialRunner, job: 
     started, began, code = datetime.now(UTC), time.monotonic(), FAILED
     committed = None
     try:
-        with (
-            stop_on_signal(job.stopping, plan.spec.cluster.stop_grace_s, console),
-            ProgressReport(console, rows) as report,
-        ):
-            runner.run(job, report)
+        with stop_on_signal(job.stopping, plan.spec.cluster.stop_grace_s, console):
+            with ProgressReport(console, rows) as report:
+                runner.run(job, report)
+            committed = job.finish()
         if job.schedule.by_others:
             logger.info("%d shards were done by other drivers", job.schedule.by_others)
         if job.taken_over:
             logger.error("%s", job.taken_over)
-        committed = job.finish()
         code = exit_code(plan, job, committed)
     except (JobFailed, OSError) as error:
         logger.error("%s", error)
@@ -198,6 +195,7 @@ def _drive(console: Console, plan: Plan, runner: RayRunner | SerialRunner, job: 
             set_aside=job.schedule.set_aside,
             device=runner.device,
             actors=runner.actors,
+            left=job.schedule.remaining if committed is None else left(plan, committed),
         )
         keep(plan.spec.store, record)
         show_summary(console, record, plan.spec.store)

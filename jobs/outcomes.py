@@ -10,9 +10,11 @@ from rich.console import Console
 
 from jobs.endings import DONE, FAILED, HELD, SET_ASIDE, STOPPED, TOO_MANY_BAD
 from pipeline import ledger, storage, todo
-from pipeline.completeness import FINISHED, finished
+from pipeline.completeness import FINISHED, completeness
 from pipeline.job import Job
 from pipeline.plan import Plan
+from pipeline.reader import FeatureStore
+from pipeline.store import read_manifest
 from schemas.layout import RUNS
 from schemas.receipts import RunRecord
 
@@ -30,6 +32,7 @@ OUTCOMES = {
 
 
 def exit_code(plan: Plan, job: Job, committed: ledger.Ledger) -> int:
+    """Of a run that came to its end or was stopped."""
     if job.too_many_bad:
         return TOO_MANY_BAD
     if job.schedule.remaining:
@@ -40,7 +43,8 @@ def exit_code(plan: Plan, job: Job, committed: ledger.Ledger) -> int:
 def already_done(console: Console, plan: Plan) -> int:
     """Nothing is left; the exit code still says what state the store is in.
 
-    That is put on record where the run that did the last of it was killed before it could, so that readers know.
+    That is put on record where the run that did the last of it was killed before it could, or before it had taken its
+    leave, so that readers know.
     """
     committed = ledger.read_ledger(plan.spec.store)
     states = [committed.shards[shard.id] for shard in plan.shards]
@@ -51,7 +55,7 @@ def already_done(console: Console, plan: Plan) -> int:
         + (f"; {broken:,} shards were set aside or not read to their end" if broken else "")
     )
     code = _state(plan, committed)
-    if code in FINISHED and not finished(plan.spec.store):
+    if code in FINISHED and _is_whole_input(plan) and completeness(FeatureStore(plan.spec.store)).gaps:
         keep(
             plan.spec.store,
             RunRecord(
@@ -69,6 +73,16 @@ def already_done(console: Console, plan: Plan) -> int:
     return code
 
 
+def _is_whole_input(plan: Plan) -> bool:
+    """Whether this is the input that the store was made for, and not a part of it."""
+    return bool(read_manifest(plan.spec.store).spec.get("input") == plan.manifest.spec["input"])
+
+
+def left(plan: Plan, committed: ledger.Ledger) -> int:
+    """Shards of the input without an outcome, or cut."""
+    return sum(not (state := committed.shards.get(shard.id)) or not state.complete for shard in plan.shards)
+
+
 def _state(plan: Plan, committed: ledger.Ledger) -> int:
     """The exit code that the input's shards call for, as the store has them, whichever run stored them."""
     states = [committed.shards[shard.id] for shard in plan.shards if shard.id in committed.shards]
@@ -80,6 +94,7 @@ def _state(plan: Plan, committed: ledger.Ledger) -> int:
 
 
 def keep(store: str, record: RunRecord) -> None:
+    """Put a run on record; where that fails, say so and go on."""
     fs, root = storage.open_fs(store)
     name = f"{record.started.replace(':', '')}-{uuid.uuid4().hex[:8]}.json"
     try:

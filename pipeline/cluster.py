@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -92,9 +94,9 @@ def cause(error: RayTaskError) -> Exception:
 
 
 def in_short(error: Exception) -> str:
-    """The last line of what Ray tells, which is the cause itself."""
+    """The last line of what Ray tells, which is the cause itself, without its guesses at what may be behind it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines[-1].partition(" Some common causes include")[0] if lines else type(error).__name__
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -121,8 +123,13 @@ def _init(address: str | None) -> bool:
         }
     else:
         options["address"] = address or "auto"
+    # Else Ray prints the traceback of every task that was in hand when a job failed, behind the job's own last words.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
+    except SystemExit:  # which Ray makes of SIGTERM
+        raise KeyboardInterrupt from None
     except (RuntimeError, OSError) as error:
         if not alone:
             raise
@@ -130,4 +137,7 @@ def _init(address: str | None) -> bool:
             f"Ray could not be started on this machine: {error}; it needs a temporary folder with free space and a"
             " short path: RAY_TMPDIR names one"
         ) from error
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():  # Ray has replaced it
+            signal.signal(signal.SIGTERM, handler)
     return alone

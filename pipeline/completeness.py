@@ -8,6 +8,7 @@ work was done.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fsspec import AbstractFileSystem
@@ -20,7 +21,8 @@ from schemas.lease import Heartbeat
 from schemas.receipts import RunRecord
 
 FINISHED = (0, 3)
-"""Exit codes of runs after which every shard has an outcome; 3: some were set aside."""
+"""Exit codes of runs that did what they were told; 3: some shards were set aside."""
+_HELD = 6
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Completeness:
             found.append("no run over it has ended yet")
         elif self.last_run.exit_code not in FINISHED:
             found.append(f"its last run ended with code {self.last_run.exit_code}: {self.last_run.outcome}")
+        elif self.last_run.left:
+            found.append(f"its last run was told to leave {self.last_run.left} shards of its input")
         return found
 
 
@@ -61,26 +65,21 @@ def completeness(store: FeatureStore) -> Completeness:
     shards = store.ledger.shards
     cut = sorted(shard for shard, state in shards.items() if not state.complete)
     fs, root = storage.open_fs(store.url)
-    found = _newest_run(fs, root)
-    if found is None:
-        return Completeness(len(shards), cut, _drivers(fs, root, since=-math.inf), None)
-    ended, name = found
-    run = RunRecord.model_validate_json(fs.cat_file(f"{root}/{RUNS}/{name}"))
+    ended, run = _newest_run(fs, root)
     return Completeness(len(shards), cut, _drivers(fs, root, since=ended), run)
 
 
-def finished(url: str) -> bool:
-    """Whether the run of a store that ended last left nothing undone."""
-    fs, root = storage.open_fs(url)
-    if (found := _newest_run(fs, root)) is None:
-        return False
-    return RunRecord.model_validate_json(fs.cat_file(f"{root}/{RUNS}/{found[1]}")).exit_code in FINISHED
-
-
-def _newest_run(fs: AbstractFileSystem, root: str) -> tuple[float, str] | None:
-    """When the run that ended last did so, by the store's clock, and its record's name."""
+def _newest_run(fs: AbstractFileSystem, root: str) -> tuple[float, RunRecord | None]:
+    """The run that ended last, and when it did so by the store's clock; without those that only found that another
+    driver has the job, and those of other releases."""
     written = times.written(fs, f"{root}/{RUNS}")
-    return max(((time, name) for name, time in written.items() if name.endswith(".json")), default=None)
+    for time, name in sorted(((time, name) for name, time in written.items()), reverse=True):
+        if name.endswith(".json"):
+            with suppress(ValidationError):
+                run = RunRecord.model_validate_json(fs.cat_file(f"{root}/{RUNS}/{name}"))
+                if run.exit_code != _HELD:
+                    return time, run
+    return -math.inf, None
 
 
 def _drivers(fs: AbstractFileSystem, root: str, since: float) -> list[str]:

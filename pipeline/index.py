@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.ledger import Ledger
-from pipeline.tables import read_parquet
+from pipeline.tables import parse_parquet, read
 from schemas.layout import index_schema
 from schemas.receipts import FileRef, Manifest
 
@@ -53,21 +53,22 @@ def read_index(
         where: which of the newest outcomes to keep; default: all.
 
     Raises:
-        storage.StorageError: an object is not what was committed.
+        storage.DamagedError: an object is not what was committed.
     """
     fs, root = storage.open_fs(url)
     schema = index_schema(manifest.groups, scores=manifest.scored)
     wanted = schema.names if columns is None else list(columns)
-    read = [name for name in schema.names if name in {"shard", *wanted, *(where.columns if where else ())}]
+    needed = [name for name in schema.names if name in {"shard", *wanted, *(where.columns if where else ())}]
     again = {shard for shard, state in ledger.shards.items() if len(state.markers) > 1}
 
     def pieces(ref: FileRef) -> list[tuple[str, pa.Table]]:
         """Records by shard: of one with a single round what is wanted of them, of others all that sorting takes."""
-        table = read_parquet(fs, root, ref, columns=read)
+        data = read(fs, root, ref)
+        table = parse_parquet(data, needed)
         several = pc.is_in(table["shard"], pa.array(list(again), table["shard"].type))
         if not pc.any(several, min_count=0).as_py():
             return list(_by_shard(_kept(table, where, wanted)))
-        full = read_parquet(fs, root, ref, columns=[*read, *(name for name in _ORDER if name not in read)])
+        full = parse_parquet(data, [*needed, *(name for name in _ORDER if name not in needed)])
         single = _kept(full.filter(pc.invert(several)), where, wanted)
         return [*_by_shard(single), *_by_shard(full.filter(several))]
 

@@ -26,7 +26,6 @@ Report = Callable[[dict[str, float]], None]
 
 _ENOUGH_TO_JUDGE = 1000  # rows after which too large a share of bad ones ends the job early
 _PATIENCE_S = 600.0  # with a store that does not answer the driver; workers' own requests fail on their own
-_PATIENCE_S = 600.0  # with a store that does not answer the driver
 _COMPACT_EVERY = 256  # commits of this driver's own
 
 
@@ -86,6 +85,8 @@ class Job:
             except Held as held:
                 self.taken_over = held
                 self.stopping.set()
+            except PermissionError:
+                raise
             except OSError as error:
                 self._wait_for_store(error)
                 return None
@@ -135,11 +136,7 @@ class Job:
 
     def _left_by(self, winner: Marker, assignment: Assignment) -> Assignment | None:
         fs, root = storage.open_fs(self.spec.store)
-        try:
-            return todo.left_by(fs, root, winner, assignment)
-        except OSError as error:  # the next run sees from the store what is left
-            logger.warning("%s: what another driver left of it was not read: %s", winner.shard, error)
-            return None
+        return todo.left_by(fs, root, winner, assignment)
 
     def interrupted(self, task: Task) -> None:
         """A task was given up through no fault of its own."""

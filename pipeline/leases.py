@@ -58,9 +58,8 @@ class Driver:
         self._lock = threading.RLock()  # the thread that renews, and the one that works
         self._renewed = -math.inf  # when the last renewal that succeeded began
         self._ended = False
-        self._welcome = (
-            False  # nobody was in the way when this driver entered, and it has not been silent since
-        )
+        # Nobody was in the way when this driver entered, and it has not been silent since.
+        self._welcome = False
         self._silences = 0
         self._held: set[str] = set()
         self._numbers: dict[str, int] = {}  # of our newest leases, also of those that we hold no more
@@ -85,16 +84,7 @@ class Driver:
                 f"store {self._board.url}: no sign of life can be given in {LEASES}/ ({error}); the job needs the"
                 " rights to create, replace, read, list and delete objects there"
             ) from error
-        watched, before = "", math.inf
-        while (other := self._obstacle()) is not None:
-            age = self._ages.get(other, 0.0)
-            if other == watched and age < before:
-                raise self._refusal(other)
-            if other != watched:
-                logger.info("waiting for a sign of life of %s", self._describe(self._known[other]))
-            watched, before = other, age
-            self._sleep(self._known[other].ttl_s / 10)
-            self.beat()
+        self._await_clear()
 
     def beat(self) -> None:
         """Give a sign of life and look at the others'. After a silence as long as the time to live, nothing is held.
@@ -144,11 +134,12 @@ class Driver:
         """Go on working: nothing to do as long as signs of life succeed.
 
         After a silence, others may have entered beside whom this driver may not work. An exclusive one takes the job
-        anew only where nobody has had it meanwhile, since whoever had it has changed what is left of it.
+        anew only where no exclusive one has had it meanwhile, since that has changed what is left of it. (Drivers that
+        shared it and went leave no trace of that; the shards they did are done once more, in vain.)
 
         Raises:
             Held: another driver has come, or had the job, since this one was silent.
-            OSError: the store cannot be reached, and the silence lasts.
+            OSError: the store cannot be reached, or takes longer than the time to live, and the silence lasts.
         """
         if self.at_work:
             return
@@ -157,11 +148,17 @@ class Driver:
                 self.beat()
             if self._welcome:  # the thread that renews was first, and in time
                 return
-            mine = self.me.mode == "shared" or self._board.newest(JOB) == self._numbers.get(JOB)
-            if not mine or self._obstacle() is not None:
+            if self.me.mode == "shared":
+                self._await_clear()
+            elif self._board.newest(JOB) != self._numbers.get(JOB) or self._obstacle() is not None:
                 raise Held(
                     f"store {self._board.url}: this driver gave no sign of life for more than {self.me.ttl_s:.0f} s,"
                     " and another one has taken the job over; this one hands out nothing more"
+                )
+            if not self.at_work:
+                raise StorageError(
+                    f"store {self._board.url}: a look at {LEASES}/ took longer than the {self.me.ttl_s:.0f} s of"
+                    " cluster.lease_ttl_s"
                 )
 
     def others(self) -> list[Heartbeat]:
@@ -190,6 +187,23 @@ class Driver:
             except OSError as error:
                 if self._renewed > -math.inf:  # else there is none, or what went wrong has been said
                     logger.warning("others count this driver as alive for %.0f s: %s", self.me.ttl_s, error)
+
+    def _await_clear(self) -> None:
+        """Wait until nobody is in the way, or until who is has given another sign of life.
+
+        Raises:
+            Held: by that driver.
+        """
+        watched, before = "", math.inf
+        while (other := self._obstacle()) is not None:
+            age = self._ages.get(other, 0.0)
+            if other == watched and age < before:
+                raise self._refusal(other)
+            if other != watched:
+                logger.info("waiting for a sign of life of %s", self._describe(self._known[other]))
+            watched, before = other, age
+            self._sleep(self._known[other].ttl_s / 10)
+            self.beat()
 
     def _obstacle(self) -> str | None:
         """Who is in the way. Where nobody is, this driver is at work, unless it was silent while it looked: `keep_on`

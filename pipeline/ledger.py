@@ -93,7 +93,7 @@ def read_ledger(url: str) -> Ledger:
 def compact(url: str, markers: Sequence[Marker]) -> bool:
     """Put markers, and their indexes, that no compaction holds yet into one file each.
 
-    Of what is compacted already only the names are read, so that a driver does this again and again at little cost.
+    Of what is compacted already the ledgers are fetched, for their names, and indexes only looked for.
     False where another driver's compaction took the number first: it is as good, and what it lacks comes next.
     """
     fs, root = storage.open_fs(url)
@@ -154,12 +154,12 @@ def _latest_compaction(
                 tables = list(pool.map(lambda ref: read_parquet(fs, root, ref, columns), compaction.ledgers))
                 for _ in pool.map(lambda ref: _check_there(fs, root, ref), compaction.indexes):
                     pass  # consuming the results raises whatever is wrong
-            except (ValidationError, FileNotFoundError, storage.StorageError):
-                continue
+            except (ValidationError, FileNotFoundError, storage.DamagedError):
+                continue  # not of an outage, which would have all of it compacted again
             return last, compaction, tables
     return last, None, []
 
 
 def _check_there(fs: AbstractFileSystem, root: str, ref: FileRef) -> None:
     if fs.info(f"{root}/{ref.path}")["size"] != ref.size:
-        raise storage.StorageError(f"{ref.path}: is not as long as when it was written")
+        raise storage.DamagedError(f"{ref.path}: is not as long as when it was written")

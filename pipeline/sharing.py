@@ -119,20 +119,21 @@ class SharedSchedule(Schedule[Assignment]):
         began = time.monotonic()
         done = set(storage.names(self._fs, f"{self._root}/{MARKERS}"))
         before = self.remaining
-        self._pending = deque(self._undone(self._pending, done))
         holders = dict(self._elsewhere)
-        self._elsewhere = []
+        pending, elsewhere = self._undone(self._pending, done), list[tuple[Assignment, str]]()
         for one in self._undone(holders, done):
             if (holder := holders.get(one)) and self._driver.seems_alive(holder):
-                self._elsewhere.append((one, holder))
+                elsewhere.append((one, holder))
             else:
-                self._pending.append(one)
+                pending.append(one)
+        self._pending, self._elsewhere = deque(pending), elsewhere  # once no request can fail any more
         self.by_others += before - self.remaining
         now = time.monotonic()
         self._next_look = now + max(_LOOK_EVERY_S, (now - began) / _LOOK_SHARE)
 
     def _undone(self, assignments: Iterable[Assignment], done: Container[str]) -> list[Assignment]:
-        """Without those that have a marker; only of a retry may that leave something, and it costs a request to see."""
+        """Without those that have a marker. What a retry's leaves costs a request to see; a limit, which may have cut
+        another shard's, excludes sharing, and leaves the rest to the next run."""
         rests = (
             one if _marker(one) not in done else self._rest(one) if one.only else None for one in assignments
         )

@@ -34,6 +34,10 @@ class StorageError(OSError):
     """An object store that refused or lost something; the message names the object and the cure."""
 
 
+class DamagedError(StorageError):
+    """An object that is there, and is not what was stored."""
+
+
 def options(url: str) -> dict[str, Any]:
     """What every file system object for this URL is made with."""
     return _S3_OPTIONS if get_protocol(url) in ("s3", "s3a") else {}

@@ -31,11 +31,25 @@ def read_parquet(
     """A table of the store, or some of its columns, checked against what its receipt says.
 
     Raises:
-        storage.StorageError: the object is not what was committed.
+        storage.DamagedError: the object is not what was committed.
     """
-    data = fs.cat_file(f"{root}/{ref.path}")
+    return parse_parquet(read(fs, root, ref), columns)
+
+
+def read(fs: AbstractFileSystem, root: str, ref: FileRef) -> bytes:
+    """An object of the store, checked against what its receipt says.
+
+    Raises:
+        storage.DamagedError: the object is not what was committed.
+    """
+    data: bytes = fs.cat_file(f"{root}/{ref.path}")
     if hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise storage.StorageError(
+        raise storage.DamagedError(
             f"{ref.path}: {len(data)} bytes that differ from the {ref.size} committed; restore the object"
         )
+    return data
+
+
+def parse_parquet(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """The bytes of a Parquet file as a table, or some of its columns."""
     return pq.read_table(pa.BufferReader(data), columns=columns)

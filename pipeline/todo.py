@@ -140,6 +140,8 @@ def left_by(fs: AbstractFileSystem, root: str, winner: Marker, assignment: Assig
         if winner.complete or (assignment.stop is not None and winner.stop >= assignment.stop):
             return None
         return replace(assignment, round=winner.round + 1, start=winner.stop, done=winner.stop)
+    if not winner.rows:  # set aside: no driver must try it another three times
+        return None
     done = set(read_parquet(fs, root, winner.index, ["position"])["position"].to_pylist())
     start = assignment.start
     if start is not None and any(position >= start for position in done):

@@ -151,3 +151,5 @@ class RunRecord(Receipt):
     set_aside: list[str]
     device: str
     actors: int
+    left: int = 0
+    """Shards of its input without an outcome, or cut, when it ended: it had a limit, or was stopped."""

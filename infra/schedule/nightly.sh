@@ -3,9 +3,9 @@
 #
 #   nightly.sh SPEC STORE
 #
-# STORE takes the place of the spec's. The exit code is that of `gatehouse extract`, but for three: 0 where another
-# driver is still at work, as when the night before was long; 1 where `gatehouse verify` found a fault; and 124 where
-# the night was over. Verify compares sizes only: from time to time run it without --fast, which reads every byte.
+# STORE takes the place of the spec's. The exit code is that of `gatehouse extract`, but for these: 0 where another
+# driver is still at work, as when the night before was long; 1 where `gatehouse verify` found a fault; 124 where the
+# night was over, and 137 where the driver had to be killed then. Verify compares sizes only: from time to time run it without --fast, which reads every byte.
 set -u
 if [ $# -ne 2 ]; then
     echo "usage: nightly.sh SPEC STORE" >&2

@@ -136,7 +136,8 @@ def commit(spec: ExtractSpec) -> Figures:
 
 
 def resume(spec: ExtractSpec) -> Figures:
-    """What a job does before it goes on: list the input, read what is committed, compare."""
+    """What a job does before it goes on: list the input, read what is committed, compare. Where work is left it reads
+    what is committed once more, with the lease in its hands, and lists the claims."""
     began = time.perf_counter()
     plan = make_plan(spec)
     planned = time.perf_counter()

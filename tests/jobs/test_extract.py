@@ -21,11 +21,13 @@ from pipeline.probe import ProbeError
 from pipeline.shards import Sample, Shard, read_shard
 from pipeline.store import StoreError
 from pipeline.verify import Verifier
+from schemas.layout import heartbeat_path
 from schemas.spec import ExtractSpec
 from schemas.specfile import load
 from tests import selections
 from tests.conftest import BucketUrl
 from tests.faults.harness import contents, markers, spec_of, write_shards
+from tests.pipeline.test_status import heartbeat, put
 from tests.stores import CHANNELS
 from tests.tars import encode, header, jpeg, make_tar, pixels
 
@@ -325,12 +327,27 @@ def test_a_run_that_was_killed_before_its_record(shards: str, tmp_path: Path) ->
     assert completeness(FeatureStore(spec.store)).gaps == ["no run over it has ended yet"]
     assert run(spec) == run(spec) == endings.DONE
     assert completeness(FeatureStore(spec.store)).gaps == []
-    assert len(list((tmp_path / "store" / "runs").iterdir())) == 1
+    (record,) = (tmp_path / "store" / "runs").iterdir()
+    put(spec.store, heartbeat_path("d"), heartbeat())  # of one that was killed after its record
+    assert completeness(FeatureStore(spec.store)).gaps != []
+    os.utime(tmp_path / "store" / heartbeat_path("d"), (record.stat().st_mtime - 70,) * 2)
+    record.unlink()
+    one = changed(spec, input={"shards": shards.replace("*", "00"), "root": str(tmp_path / "shards")})
+    assert run(one) == endings.DONE
+    assert completeness(FeatureStore(spec.store)).gaps != [], "it was asked for a part"
+    assert run(spec) == endings.DONE
+    assert completeness(FeatureStore(spec.store)).gaps == []
 
 
-@pytest.mark.parametrize("where", ["make_plan", "open_store"])
+@pytest.mark.ray
+@pytest.mark.parametrize(("where", "serial"), [("make_plan", True), ("open_store", False)])
 def test_term_before_any_shard_is_in_work(
-    where: str, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    where: str,
+    serial: bool,
+    shards: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """While it plans, or waits for a machine for hours: the code says that the command goes on, and no lease stays."""
     step = getattr(extract, where)
@@ -341,7 +358,7 @@ def test_term_before_any_shard_is_in_work(
 
     monkeypatch.setattr(extract, where, slow)
     spec = spec_of(str(tmp_path / "store"), shards)
-    assert run(spec) == endings.STOPPED
+    assert extract.run(spec, serial=serial) == endings.STOPPED
     assert "stopped; the same command goes on from here" in caplog.text
     assert list(tmp_path.glob("store/leases/drivers/*")) == []
     monkeypatch.setattr(extract, where, step)

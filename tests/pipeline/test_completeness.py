@@ -6,11 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from pipeline import FeatureStore
-from pipeline.completeness import completeness, finished
+from pipeline.completeness import completeness
 from schemas.layout import heartbeat_path
 from tests import stores
-from tests.pipeline.test_status import heartbeat, put
+from tests.pipeline.test_status import heartbeat, put, run_record
 
 
 def test_a_finished_store_has_no_gaps(built: Path) -> None:
@@ -44,9 +46,25 @@ def test_the_run_that_ended_last_counts(small_store: Path) -> None:
     late = done.parent / f"2999-{done.name}"
     late.write_text(json.dumps(json.loads(done.read_text()) | {"exit_code": 5, "outcome": "stopped"}))
     assert completeness(FeatureStore(str(small_store))).gaps == ["its last run ended with code 5: stopped"]
-    assert not finished(str(small_store))
     os.utime(late, (done.stat().st_mtime - 10,) * 2)
-    assert completeness(FeatureStore(str(small_store))).gaps == [] and finished(str(small_store))
+    assert completeness(FeatureStore(str(small_store))).gaps == []
+
+
+def test_a_run_that_was_told_to_leave_shards(small_store: Path) -> None:
+    """A limit that ends between two shards cuts none."""
+    (done,) = (small_store / "runs").iterdir()
+    done.write_text(json.dumps(json.loads(done.read_text()) | {"left": 3}))
+    assert completeness(FeatureStore(str(small_store))).gaps == [
+        "its last run was told to leave 3 shards of its input"
+    ]
+
+
+@pytest.mark.parametrize("record", [b'{"gpu": 8}', run_record(exit_code=6)])
+def test_records_that_say_nothing_of_the_store(small_store: Path, record: bytes) -> None:
+    """Of another release; of a driver that woke up and found the job done."""
+    put(str(small_store), "runs/later.json", record, age_s=-5)
+    found = completeness(FeatureStore(str(small_store)))
+    assert found.gaps == [] and found.last_run is not None and found.last_run.exit_code == 0
 
 
 def test_a_driver_that_was_dead_when_a_later_run_ended(small_store: Path) -> None:

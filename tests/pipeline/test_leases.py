@@ -74,7 +74,7 @@ class World:
         place = self._random.choice(free)
         act = self._random.choice(["beat", "beat", "keep_on", "keep_on", "enter", "end"])
         self._at_work.add(place)
-        with suppress(Held):
+        with suppress(Held, storage.StorageError):
             getattr(self.drivers[place], act)()
         self._at_work.remove(place)
         if act == "end":

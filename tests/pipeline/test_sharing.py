@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import FeatureStore, sharing
+from pipeline import FeatureStore, sharing, todo
 from pipeline import job as jobs
 from pipeline.batches import Assignment
 from pipeline.job import Job
@@ -125,6 +125,27 @@ def test_a_retry_of_other_samples_leaves_ours(url: str) -> None:
     retry_of(url, second, task)
     assert second.finished and len(FeatureStore(url).rows()) == 4
     assert list(Verifier(url, fast=False).faults()) == []
+
+
+def test_a_request_that_fails_while_it_looks(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other drivers hold must not be forgotten: the job would end without it."""
+    names = [f"{number}.tar" for number in range(3)]
+    for name in names:
+        store_shard(url, manifest(), Assignment(shard(name)), KEYS, {"b": "io-error"})
+    retries = [Assignment(shard(name), round=1, start=None, only=frozenset({1}), done=4) for name in names]
+    one, two = driver(url, "1", "shared", ttl_s=60.0), driver(url, "2", "shared", ttl_s=60.0)
+    one.enter()
+    two.enter()
+    first, second = (Job(spec_of(url, "unused"), manifest(), retries, each) for each in (one, two))
+    tasks = [first.next_task(idle=True) for _ in names]
+    assert second.next_task(idle=True) is None and second.schedule.remaining == 3
+    assert tasks[0] is not None
+    retry_of(url, first, tasks[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(todo, "left_by", refuse)
+        assert second.next_task(idle=True) is None
+    assert second.schedule.remaining == 3 and not second.finished
+    assert second.next_task(idle=True) is None and second.schedule.remaining == 2
 
 
 def retry_of(url: str, job: Job, task: Task) -> None:

@@ -69,13 +69,13 @@ def test_a_changed_shard_is_named(url: str) -> None:
             todo.check_unchanged([other], committed)
 
 
-def retried(url: str, positions: Iterable[int], bad: BadShard | None = None) -> Marker:
+def retried(url: str, positions: Iterable[int]) -> Marker:
     """Another driver's retry of some samples, committed as round 1."""
     draft = Draft(url, manifest(), again(Assignment(shard()), 1, start=None, only=frozenset(positions)))
     draft.write([f"k{position}" for position in positions])
     for record, position in zip(draft.assembler.records, positions, strict=True):
         record.position = position
-    return draft.commit(bad=bad).marker
+    return draft.commit().marker
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,13 @@ def test_what_another_retry_leaves(
     found = todo.left_by(*storage.open_fs(url), winner, mine)
     expected = None if left is None else replace(mine, round=2, only=left[0], start=left[1])
     assert found == expected
+
+
+def test_a_retry_that_was_set_aside_is_decided(url: str) -> None:
+    """No other driver must try it three times more."""
+    mine = Assignment(shard(), round=1, start=4, only=frozenset({1, 3}), done=4)
+    winner = Draft(url, manifest(), mine).commit(bad=BadShard("worker-died", "why")).marker
+    assert todo.left_by(*storage.open_fs(url), winner, mine) is None
 
 
 def test_what_another_whole_or_cut_attempt_leaves(url: str) -> None:

@@ -189,8 +189,9 @@ class RayRunner:
         shard, batch_size = task.assignment.shard.id, self._spec.backbone.batch_size
         if cluster.out_of_memory(error):
             raise JobFailed(
-                f"{shard}: out of memory at batch_size {batch_size} ({error}); lower backbone.batch_size,"
-                f" at first to {max(1, batch_size // 2)}"
+                f"{shard}: out of memory at batch_size {batch_size} ({error}); free memory, or take a larger device,"
+                " and start again; or begin another store with a lower backbone.batch_size, at first"
+                f" {max(1, batch_size // 2)}, since a store keeps to one"
             )
         if isinstance(error, StoreError):  # what this node does would be lost, and nobody would miss it
             raise JobFailed(str(error))

@@ -18,7 +18,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jobs import train_head
+from jobs import endings, train_head
 from jobs.cli import app
 from jobs.endings import DONE, FAILED, STOPPED
 from pipeline.heads import drawing
@@ -153,6 +153,8 @@ def test_a_signal_stops_after_a_step(
 
 
 def test_a_second_signal_stops_at_once(spec: HeadSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endings, "_ONE_SIGNAL_S", 0.0)
+
     def and_stop(*_: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

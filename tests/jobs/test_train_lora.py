@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from jobs import train_lora
+from jobs import endings, train_lora
 from jobs.cli import app
 from jobs.endings import DONE, FAILED, STOPPED
 from pipeline import families
@@ -199,6 +199,8 @@ def test_a_signal_stops_after_a_step(
 
 
 def test_a_second_signal_stops_at_once(spec: LoraSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endings, "_ONE_SIGNAL_S", 0.0)
+
     def and_stop(self: LoraStage, batch: Batch) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

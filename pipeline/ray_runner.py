@@ -232,7 +232,11 @@ class RayRunner:
         """Of actors that answer in time; the last shards end between two answers."""
         if self._trace is None:
             return
-        refs = [slot.handle.progress.remote() for slot in self._pool.slots if slot.device is not None]
+        working = [slot for slot in self._pool.slots if slot.device is not None]
+        asked = [
+            slot.ping for slot in working if slot.ping is not None
+        ]  # answers that nobody has looked at yet
+        refs = [*asked, *(slot.handle.progress.remote() for slot in working)]
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=_LAST_SPANS_S) if refs else ([], [])
         for ref in done:
             with suppress(RayError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,10 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_of_a_process_and_its_node() -> None:
     before = device.used_bytes("cpu")
-    held = np.ones(100 * 2**20, np.uint8)
+    held = np.frombuffer(
+        mmap.mmap(-1, 100 * 2**20), np.uint8
+    )  # pages of its own, not some that a heap had left
+    held[:] = 1
     assert device.used_bytes("cpu") - before > 50 * 2**20
     device.forget_peak("cpu")
     assert device.peak_bytes("cpu") > 50 * 2**20

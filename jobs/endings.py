@@ -19,7 +19,7 @@ _ONE_SIGNAL_S = 1.0
 
 @contextmanager
 def interrupted_by_term() -> Iterator[None]:
-    """SIGTERM raises what SIGINT does, for work that has nothing to finish; libraries that start may set it back.
+    """SIGTERM raises what SIGINT does, for work that has nothing to finish.
 
     Raises:
         KeyboardInterrupt: at either.

@@ -14,14 +14,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from jobs.beginnings import absolute_spec, log_to_console, warn_of_other_libraries
-from jobs.endings import (
-    DONE,
-    FAILED,
-    HELD,
-    STOPPED,
-    interrupted_by_term,
-    stop_on_signal,
-)
+from jobs.endings import DONE, FAILED, HELD, STOPPED, interrupted_by_term, stop_on_signal
 from jobs.outcomes import OUTCOMES, already_done, exit_code, keep, left
 from jobs.report import ProgressReport, show_plan, show_summary
 from pipeline import ledger, probe, storage, todo

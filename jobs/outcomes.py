@@ -14,7 +14,6 @@ from pipeline.completeness import FINISHED, completeness
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.reader import FeatureStore
-from pipeline.store import read_manifest
 from schemas.layout import RUNS
 from schemas.receipts import RunRecord
 
@@ -44,9 +43,10 @@ def already_done(console: Console, plan: Plan) -> int:
     """Nothing is left; the exit code still says what state the store is in.
 
     That is put on record where the run that did the last of it was killed before it could, or before it had taken its
-    leave, so that readers know.
+    leave, so that readers know; not where only a part of the store's input was asked for.
     """
-    committed = ledger.read_ledger(plan.spec.store)
+    store = FeatureStore(plan.spec.store)
+    committed = store.ledger
     states = [committed.shards[shard.id] for shard in plan.shards]
     good, samples = sum(state.good for state in states), sum(state.stop for state in states)
     broken = sum(state.broken for state in states)
@@ -55,7 +55,8 @@ def already_done(console: Console, plan: Plan) -> int:
         + (f"; {broken:,} shards were set aside or not read to their end" if broken else "")
     )
     code = _state(plan, committed)
-    if code in FINISHED and _is_whole_input(plan) and completeness(FeatureStore(plan.spec.store)).gaps:
+    whole_input = store.manifest.spec.get("input") == plan.manifest.spec["input"]
+    if code in FINISHED and whole_input and completeness(store).gaps:
         keep(
             plan.spec.store,
             RunRecord(
@@ -71,11 +72,6 @@ def already_done(console: Console, plan: Plan) -> int:
             ),
         )
     return code
-
-
-def _is_whole_input(plan: Plan) -> bool:
-    """Whether this is the input that the store was made for, and not a part of it."""
-    return bool(read_manifest(plan.spec.store).spec.get("input") == plan.manifest.spec["input"])
 
 
 def left(plan: Plan, committed: ledger.Ledger) -> int:

@@ -62,9 +62,8 @@ def _lines(found: Status) -> Iterator[tuple[str, str]]:
         yield f"bad: {reason}", f"{count:,}"
     yield from _pace(found)
     for driver in found.drivers:
-        if (
-            driver.alive or found.shards.left != 0
-        ):  # one that died is of no interest once others have finished
+        # One that died is of no interest once others have finished.
+        if driver.alive or found.shards.left != 0:
             yield "driver" if driver.alive else "driver, silent", _driver(driver)
     if (run := found.last_run) is not None:
         yield "last run", f"{run.outcome} (exit code {run.exit_code}), {run.started}, {duration(run.seconds)}"

@@ -100,8 +100,10 @@ class Job:
     def succeeded(self, task: Task, outcome: Outcome) -> None:
         """A task's round is decided, by its own attempt or by another's, which may have done less of the shard."""
         self.schedule.succeeded(task.assignment)
-        if not outcome.committed and (rest := self._left_by(outcome.marker, task.assignment)):
-            self.schedule.add(rest)
+        if not outcome.committed:
+            fs, root = storage.open_fs(self.spec.store)
+            if rest := todo.left_by(fs, root, outcome.marker, task.assignment):
+                self.schedule.add(rest)
         self.counts.update(outcome.marker.counts)
         self.rows += outcome.marker.rows
         bad = self.rows - self.counts["ok"]
@@ -133,10 +135,6 @@ class Job:
             logger.warning("the store does not answer, nothing is handed out until it does: %s", error)
         if now - self._unreachable_since > _PATIENCE_S:
             raise error
-
-    def _left_by(self, winner: Marker, assignment: Assignment) -> Assignment | None:
-        fs, root = storage.open_fs(self.spec.store)
-        return todo.left_by(fs, root, winner, assignment)
 
     def interrupted(self, task: Task) -> None:
         """A task was given up through no fault of its own."""
